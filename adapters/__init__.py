@@ -1,0 +1,1 @@
+"""How to read a network: adapters turn a pretrained model into search layers."""

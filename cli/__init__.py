@@ -1,0 +1,1 @@
+"""The command `compressor`: parse and print only."""

@@ -1,0 +1,1 @@
+"""Compress a trained PyTorch network to a budget and export verified ONNX."""

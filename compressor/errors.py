@@ -1,0 +1,76 @@
+"""Every exception the project raises on purpose.
+
+```
+CompressorError                 exit code 1
+├── UsageError                  exit code 2: what was asked cannot be meant
+│   ├── TargetError             a target that is missing, does not import, or lacks a function
+│   ├── BudgetError             a budget that cannot be read, or that asks for nothing
+│   ├── DataError               batches that are empty, mis-shaped or of the wrong kind
+│   └── RunError                a run directory that is missing, foreign, broken or not writable
+├── AdapterError                the network cannot be read into search layers
+├── ArchitectureError           an architecture that does not belong to its search space
+├── InfeasibleError             the budget is below what the search layers can reach
+├── SearchError                 the search could not score a single network
+├── CheckError                  a promise was checked and does not hold (pruned = masked, ONNX = torch)
+├── ExportError                 the ONNX file could not be written
+└── MeasureError                ONNX Runtime could not load or run a model
+```
+
+Messages state the rule, then the values, then the layer, then the remedy.
+"""
+
+
+class CompressorError(Exception):
+    """Base of all errors raised on purpose; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class UsageError(CompressorError):
+    """The request itself is wrong; nothing was started and nothing was written."""
+
+    exit_code = 2
+
+
+class TargetError(UsageError):
+    """A target that is missing, does not import, or lacks a function."""
+
+
+class BudgetError(UsageError):
+    """A budget that cannot be read, contradicts another, or asks for nothing."""
+
+
+class DataError(UsageError):
+    """Batches that are empty, mis-shaped or of the wrong kind."""
+
+
+class RunError(UsageError):
+    """A run directory that is missing, belongs to another run, is broken or not writable."""
+
+
+class AdapterError(CompressorError):
+    """The network cannot be read into search layers."""
+
+
+class ArchitectureError(CompressorError):
+    """An architecture that does not belong to its search space."""
+
+
+class InfeasibleError(CompressorError):
+    """The budget is below what the search layers can reach."""
+
+
+class SearchError(CompressorError):
+    """The search could not score a single network."""
+
+
+class CheckError(CompressorError):
+    """A promise was checked and does not hold."""
+
+
+class ExportError(CompressorError):
+    """The ONNX file could not be written."""
+
+
+class MeasureError(CompressorError):
+    """ONNX Runtime could not load or run a model."""

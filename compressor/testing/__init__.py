@@ -1,0 +1,1 @@
+"""Checks that an adapter's author runs against their own networks."""
