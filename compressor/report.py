@@ -1,0 +1,216 @@
+"""`report.html`: what a run did, in one file that opens anywhere. Knows no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from compressor.budget import UNITS, format_cost
+from compressor.charts import Axes, Point, profile, scatter, share_bar
+from compressor.result import Figures, FrontierPoint, LayerRow, RunSummary, Setting, write_text
+
+FILE_NAME = "report.html"
+
+
+def write_report(summary: RunSummary, path: Path) -> Path:
+    """Writes the report as one self-contained HTML file: the whole file or nothing.
+
+    Raises:
+        RunError: the place cannot be written.
+    """
+    return write_text(path, render(summary))
+
+
+def render(summary: RunSummary) -> str:
+    """The report's HTML; needs no network, no script and no other file to be read."""
+    source = resources.files("compressor").joinpath("report.html.j2").read_text(encoding="utf-8")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(source).render(
+        run=summary,
+        name=str(summary.settings.get("target") or "the network"),
+        sentence=sentence(summary),
+        comparison=list(comparison(summary.base, summary.best)),
+        budgets=[
+            (b, format_cost(b.unit, b.limit), format_cost(b.unit, b.reached))
+            for b in summary.budgets
+        ],
+        frontier=_frontier_chart(summary),
+        search=_search_chart(summary),
+        profile=_profile_chart(summary.widths),
+        widths=[(row, _share(row)) for row in summary.widths],
+        share_bar=share_bar,
+        facts=list(_facts(summary)),
+    )
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A row of the before/after table; texts, a dash where nothing was measured."""
+
+    what: str
+    base: str
+    best: str
+    ratio: str
+
+
+def comparison(base: Figures, best: Figures) -> Iterator[Compared]:
+    """Original beside compressed: MAdds, parameters, file size, latency, score."""
+    rows = (
+        ("MAdds", base.madds, best.madds, _count),
+        ("Parameters", base.params, best.params, _count),
+        ("ONNX file", base.file_bytes, best.file_bytes, _bytes),
+        ("ONNX Runtime latency", base.latency_ms, best.latency_ms, _milliseconds),
+    )
+    for what, old, new, show in rows:
+        ratio = f"{new / old:.1%}" if old and new is not None else "–"
+        texts = ["–" if value is None else show(value) for value in (old, new)]
+        yield Compared(what, texts[0], texts[1], ratio)
+    yield Compared("Score", _score(base.score), _score(best.score), _change(base, best))
+
+
+def sentence(summary: RunSummary) -> str:
+    """The outcome in one plain sentence."""
+    base, best = summary.base, summary.best
+    madds, params = best.madds / max(base.madds, 1), best.params / max(base.params, 1)
+    text = f"The compressed network needs {madds:.1%} of the original's multiply-adds "
+    text += f"and {params:.1%} of its parameters"
+    if base.latency_ms and best.latency_ms:
+        text += f", takes {best.latency_ms:.3g} ms instead of {base.latency_ms:.3g} ms"
+    if base.score is not None and best.score is not None:
+        text += f", and scores {_score(best.score)} where the original scores {_score(base.score)}"
+    missed = [b.requested for b in summary.budgets if not b.met]
+    return text + (f"; it misses {' and '.join(missed)}." if missed else ".")
+
+
+def _count(value: float) -> str:
+    return format_cost("madds", value)
+
+
+def _milliseconds(value: float) -> str:
+    return format_cost("latency", value)
+
+
+def _bytes(value: float) -> str:
+    return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value / 1e3:.1f} kB"
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _change(base: Figures, best: Figures) -> str:
+    if base.score is None or best.score is None:
+        return "–"
+    return f"{best.score - base.score:+.4g}"
+
+
+def _unit(summary: RunSummary) -> str:
+    return summary.budgets[0].unit if summary.budgets else "madds"
+
+
+def _cost(figures: Figures | FrontierPoint, unit: str) -> float | None:
+    known: Mapping[str, float | None] = {
+        "madds": figures.madds,
+        "params": figures.params,
+        "latency": figures.latency_ms,
+    }
+    return known[unit]
+
+
+def _axes(unit: str) -> Axes:
+    return Axes(UNITS[unit], "score", lambda v: format_cost(unit, v), lambda v: f"{v:.4g}")
+
+
+def _point(figures: Figures | FrontierPoint, unit: str, name: str, kind: str) -> Iterator[Point]:
+    cost = _cost(figures, unit)
+    if cost is not None and figures.score is not None:
+        title = f"{name}: {format_cost(unit, cost)}, score {_score(figures.score)}"
+        yield Point(cost, figures.score, title, kind)
+
+
+def _frontier_chart(summary: RunSummary) -> Markup:
+    unit = _unit(summary)
+    points = [
+        Point(row.cost, row.score, f"evaluation {row.order}: score {_score(row.score)}")
+        for row in summary.scored
+        if row.score is not None
+    ]
+    front = [
+        p for f in summary.frontier for p in _point(f, unit, f"option {f.architecture}", "front")
+    ]
+    marks = [
+        *_point(summary.base, unit, "original", "original"),
+        *_point(summary.best, unit, "compressed", "pick"),
+    ]
+    limit = summary.budgets[0].limit if summary.budgets else None
+    line = sorted((p.x, p.y) for p in front)
+    return scatter([*points, *front, *marks], _axes(unit), line, limit)
+
+
+def _search_chart(summary: RunSummary) -> Markup:
+    limit = summary.budgets[0].limit if summary.budgets else float("inf")
+    points: list[Point] = []
+    line: list[tuple[float, float]] = []
+    best = float("-inf")
+    for row in summary.scored:
+        if row.score is None:
+            continue
+        inside = row.cost <= limit
+        cost = format_cost(_unit(summary), row.cost)
+        title = f"evaluation {row.order}: score {_score(row.score)}, {cost}"
+        points.append(Point(row.order, row.score, title, "front" if inside else "dot"))
+        if inside and row.score > best:
+            line += (
+                [(row.order, best), (row.order, row.score)] if line else [(row.order, row.score)]
+            )
+            best = row.score
+    if line:
+        line.append((summary.scored[-1].order, best))
+    axes = Axes("evaluation", "score", lambda v: f"{v:g}", lambda v: f"{v:.4g}")
+    return scatter(points, axes, line)
+
+
+def _profile_chart(widths: tuple[LayerRow, ...]) -> Markup:
+    rows = [
+        (row.name, row.original.channels, row.chosen.channels)
+        for row in widths
+        if row.original.channels is not None and row.chosen.channels is not None
+    ]
+    return profile([r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows])
+
+
+def _share(row: LayerRow) -> float:
+    """Share of the layer's weights per input that stays: channels by kernel area."""
+    share = 1.0
+    if row.original.channels and row.chosen.channels is not None:
+        share *= row.chosen.channels / row.original.channels
+    if row.original.kernel and row.chosen.kernel is not None:
+        share *= (row.chosen.kernel / row.original.kernel) ** 2
+    return share
+
+
+def _facts(summary: RunSummary) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Titled tables of names and values: how the run was set up and how long it took."""
+    work = [
+        ("evaluations", str(summary.evaluations)),
+        ("failed", str(summary.failed)),
+        *((stage, f"{seconds:.1f} s") for stage, seconds in summary.stages.items()),
+        ("in all", f"{summary.seconds:.1f} s"),
+    ]
+    yield "Work", work
+    yield "Settings", [(k, _setting(v)) for k, v in summary.settings.items()]
+    yield "Machine", [(k, str(v)) for k, v in summary.machine.items()]
+    yield "Versions", list(summary.versions.items())
+
+
+def _setting(value: Setting) -> str:
+    if value is None:
+        return "–"
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
