@@ -1,0 +1,102 @@
+"""Latency as a cost: each candidate is cut from one exported graph and timed. Knows no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TypeAlias
+
+from compressor.errors import ExportError, MeasureError
+from compressor.measure import Settings, measure
+from compressor.slicing import BaseGraph
+from compressor.space import Architecture, SearchSpace
+from compressor.timing import Latency
+
+Recall: TypeAlias = Callable[[Architecture], float | None]
+Remember: TypeAlias = Callable[[Architecture, float], None]
+Build: TypeAlias = Callable[[Architecture], bytes]
+Measurer: TypeAlias = Callable[[Mapping[str, bytes], Settings], Mapping[str, Latency]]
+
+
+class LatencyCost:
+    """Milliseconds of one ONNX Runtime call; satisfies `compressor.cost.CostModel`.
+
+    A candidate is timed in turns with the original, and costs its share of the original's time
+    times one reference figure for the original. So all costs of a search are comparable, even
+    where the machine became slower or faster in between.
+    """
+
+    unit = "latency"
+    monotone = False  # fewer channels can be slower: kernels of the runtime work in blocks
+
+    def __init__(
+        self,
+        graph: BaseGraph,
+        space: SearchSpace,
+        settings: Settings,
+        *,
+        batch: int = 1,
+        recall: Recall | None = None,
+        remember: Remember | None = None,
+        fallback: Build | None = None,
+        measurer: Measurer | None = None,
+    ) -> None:
+        """Keeps what is needed; nothing is measured yet.
+
+        Args:
+            graph: the exported base network.
+            space: how it may be cut.
+            settings: threads, provider and time for one measurement.
+            batch: batch size of a call.
+            recall: an earlier figure for an architecture, or None.
+            remember: told each new figure.
+            fallback: builds the ONNX model of an architecture in another way; used where the
+                graph cannot be sliced or the slice does not run.
+            measurer: what times models, `compressor.measure.measure` unless given.
+        """
+        self._graph, self._space, self._settings = graph, space, settings
+        self._recall, self._remember = recall, remember
+        self._fallback = fallback
+        self._measure = measurer or partial(_measure, batch=batch)
+        self._known: dict[Architecture, float] = {}
+        self._base = graph.slice(space, space.original)
+
+    def __call__(self, architecture: Architecture) -> float:
+        """Milliseconds of one call.
+
+        Raises:
+            ArchitectureError: the architecture is not of this space.
+            ExportError: it cannot be cut from the graph, and there is no fallback.
+            MeasureError: ONNX Runtime cannot run it, and there is no fallback.
+        """
+        self._space.validate(architecture)
+        found = self._known.get(architecture)
+        if found is None and self._recall is not None:
+            found = self._recall(architecture)
+        if found is None:
+            found = self._measured(architecture)
+            if self._remember is not None:
+                self._remember(architecture, found)
+        self._known[architecture] = found
+        return found
+
+    def _measured(self, architecture: Architecture) -> float:
+        if architecture == self._space.original:
+            return self._measure({"original": self._base}, self._settings)["original"].median_ms
+        try:
+            ratio = self._ratio(self._graph.slice(self._space, architecture))
+        except (ExportError, MeasureError):
+            if self._fallback is None:
+                raise
+            ratio = self._ratio(self._fallback(architecture))
+        return ratio * self(self._space.original)
+
+    def _ratio(self, candidate: bytes) -> float:
+        models = {"original": self._base, "candidate": candidate}
+        return self._measure(models, self._settings)["candidate"].ratio
+
+
+def _measure(
+    models: Mapping[str, bytes], settings: Settings, *, batch: int
+) -> Mapping[str, Latency]:
+    return measure(models, settings, batch=batch)

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compressor.agreement import largest_difference
+from compressor.errors import CheckError, CompressorError, ExportError
+from compressor.export import ExportReport, export_base, export_onnx
+from compressor.measure import Settings, create_session, run_session
+from compressor.space import SearchSpace
+
+
+class Mixed(nn.Module):
+    """Two outputs in a dict, BatchNorm and dropout: training mode would show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(8, 5)
+        self.norm.running_mean.copy_(torch.randn(8))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = torch.relu(self.norm(self.conv(x)))
+        return {"logits": self.head(self.drop(features).mean((2, 3))), "features": features}
+
+
+class Counting(nn.Module):
+    """Depends on how often it was called: no graph can say that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.linear(x) * self.calls
+
+
+class FixedBatch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.reshape(2, 2, 2).flatten(1))
+
+
+class Undefined(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.log(-x.abs() - 1)
+
+
+class Unexportable(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * float(np.asarray(x.tolist()).sum())
+
+
+@pytest.fixture(scope="module")
+def model() -> Mixed:
+    torch.manual_seed(0)
+    return Mixed()
+
+
+@pytest.fixture(scope="module")
+def example() -> tuple[Tensor]:
+    return (torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1)),)
+
+
+@pytest.fixture(scope="module")
+def exported(
+    model: Mixed, example: tuple[Tensor], tmp_path_factory: pytest.TempPathFactory
+) -> ExportReport:
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    samples = [(torch.randn(5, 3, 8, 8),)]
+    return export_onnx(model, example, path, metadata={"source": "test"}, samples=samples)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_onnx_gives_the_networks_outputs_at_any_batch_size(model, exported, batch):
+    x = torch.randn(batch, 3, 8, 8)
+    found = run_session(create_session(exported.path, Settings()), [x.numpy()])
+    with torch.no_grad():
+        expected = copy.deepcopy(model).eval()(x)
+    for a, b in zip(expected.values(), found, strict=True):
+        np.testing.assert_allclose(a.numpy(), b, atol=1e-5)
+
+
+def test_report_says_what_was_written_and_compared(exported):
+    assert exported.bytes == exported.path.stat().st_size
+    assert exported.batch_sizes == (1, 3, 5)
+    assert exported.input_names == ("x",)
+    assert exported.opset >= 18
+    assert 0 <= exported.max_difference < 1e-5
+
+
+def test_file_is_one_checked_model_with_metadata(exported):
+    stored = onnx.load(exported.path)
+    onnx.checker.check_model(stored)
+    assert {p.key: p.value for p in stored.metadata_props}["source"] == "test"
+    assert [p.name for p in exported.path.parent.iterdir()] == ["model.onnx"]
+
+
+def test_model_is_not_touched(example, tmp_path):
+    model = Mixed()
+    model.conv.eval()
+    calls = []
+    model.head.register_forward_hook(lambda *_: calls.append(1))
+    flags = [m.training for m in model.modules()]
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    export_onnx(model, example, tmp_path / "m.onnx", dynamic_batch=False)
+    assert [m.training for m in model.modules()] == flags
+    assert len(model.head._forward_hooks) == 1
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert model.norm.num_batches_tracked == 0
+
+
+def test_static_batch_takes_only_its_own(tmp_path):
+    path = tmp_path / "m.onnx"
+    samples = [(torch.randn(5, 4),)]
+    report = export_onnx(
+        FixedBatch(), (torch.randn(2, 4),), path, dynamic_batch=False, samples=samples
+    )
+    assert report.batch_sizes == (2,)
+    assert create_session(path, Settings()).get_inputs()[0].shape == [2, 4]
+
+
+def test_written_in_batch_size_is_an_error_that_names_the_way_out(tmp_path):
+    with pytest.raises(CompressorError, match=r"--static-batch"):
+        export_onnx(FixedBatch(), (torch.randn(2, 4),), tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_traces_differently_leaves_no_file(tmp_path):
+    model = Counting()
+    with pytest.raises(CheckError, match=r"within 0\.001 .* differ by \d"):
+        export_onnx(model, (torch.randn(2, 4),), tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+    assert model.calls == 0
+
+
+def test_a_failed_export_keeps_the_file_that_was_there(tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"earlier")
+    with pytest.raises(CheckError, match="nan"):
+        export_onnx(Undefined(), (torch.randn(2, 4),), path)
+    assert path.read_bytes() == b"earlier"
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_exporters_failure_is_one_of_ours_and_silent(tmp_path, capfd):
+    with pytest.raises(ExportError, match="torch cannot export the network") as caught:
+        export_onnx(Unexportable(), (torch.randn(2, 4),), tmp_path / "m.onnx")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
+
+
+def test_missing_directory_is_an_error_of_ours(tmp_path, example, model):
+    with pytest.raises(ExportError, match=r"gone.*No such file"):
+        export_onnx(model, example, tmp_path / "gone" / "m.onnx")
+
+
+def test_comparison_tolerates_only_what_is_allowed(exported, example, model):
+    session = create_session(exported.path, Settings())
+    other = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        other.head.bias += 0.01
+    found = largest_difference(other, session, [example], math.inf)
+    assert 1e-4 < found < 1
+    with pytest.raises(CheckError, match="differ by"):
+        largest_difference(other, session, [example], found / 2)
+
+
+def test_base_graph_computes_the_network(model, example):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        graph = export_base(model, example)
+    data = graph.slice(SearchSpace(()), ())
+    expected = copy.deepcopy(model).eval()
+    assert largest_difference(expected, create_session(data, Settings()), [example], 1e-5) < 1e-5
