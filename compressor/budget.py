@@ -6,6 +6,7 @@ Percentages are of the original network's own cost.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def parse_budget(text: str) -> Budget:
         raise BudgetError(f"a budget's unit must be one of {', '.join(UNITS)}, but got {unit!r}")
     amount = float(number)
     if suffix == "%":
-        if not 0 < amount < 100:
+        if not 0 < amount / 100 < 1:
             raise BudgetError(
                 "a relative budget must be above 0 % and below 100 % of the original, "
                 f"but got {text!r}; 50% asks for half"
@@ -75,9 +76,10 @@ def parse_budget(text: str) -> Budget:
     if suffix not in scales:
         known = ", ".join(repr(s) for s in [*scales, "%"] if s)
         raise BudgetError(f"an amount of {unit} ends in one of {known}, but got {text!r}")
-    if amount <= 0:
-        raise BudgetError(f"a budget must be above 0, but got {text!r}")
-    return Budget(unit, amount * scales[suffix], relative=False)
+    amount *= scales[suffix]
+    if not 0 < amount < math.inf:
+        raise BudgetError(f"a budget must be above 0 and finite, but got {text!r}")
+    return Budget(unit, amount, relative=False)
 
 
 def parse_budgets(texts: str | Iterable[str]) -> tuple[Budget, ...]:
@@ -89,7 +91,9 @@ def parse_budgets(texts: str | Iterable[str]) -> tuple[Budget, ...]:
     parts = [texts] if isinstance(texts, str) else list(texts)
     budgets = [parse_budget(p) for part in parts for p in str(part).split(",") if p.strip()]
     if not budgets:
-        raise BudgetError(f"at least one budget is needed, for example {_EXAMPLES.split(',')[0]}")
+        raise BudgetError(
+            f"at least one budget is needed, for example {_EXAMPLES.split(',', maxsplit=1)[0]}"
+        )
     seen: dict[str, Budget] = {}
     for budget in budgets:
         if budget.unit in seen:

@@ -30,7 +30,7 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class Run:
-    """Units `first … first + units - 1` at positions `offset + (u - first) * step + [0, length)`."""
+    """Units `u` from `first` on, each at `offset + (u - first) * step + [0, length)`."""
 
     first: int
     units: int
@@ -89,7 +89,8 @@ class IndexMap:
     @property
     def end(self) -> int:
         """One past the largest position of any unit."""
-        return max(r.offset + (r.units - 1) * r.step + r.length for r in self.runs)
+        # a run may step backwards
+        return max(r.offset + max(0, (r.units - 1) * r.step) + r.length for r in self.runs)
 
     def positions(self, units: Iterable[int]) -> list[int]:
         """Sorted positions of the given units."""

@@ -184,7 +184,7 @@ class SearchSpace:
         try:
             layers = tuple(_layer_from_json(d) for d in data["layers"])
             frozen = tuple(Frozen(str(d["name"]), str(d["reason"])) for d in data["frozen"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ArchitectureError(f"a stored search space cannot be read: {error!r}") from error
         return cls(layers, frozen)
 
@@ -212,14 +212,27 @@ def _layer_from_json(data: Any) -> SearchLayer:
     return SearchLayer(
         name=str(data["name"]),
         modules=tuple(map(str, data["modules"])),
-        choices=tuple(Choice(c, k) for c, k in data["choices"]),
-        group=group
-        and ChannelGroup(
-            int(group["width"]),
-            int(group["per_unit"]),
-            tuple(map(int, group["order"])),
-            tuple(Coupling.from_json(c) for c in group["couplings"]),
-        ),
-        kernel=kernel
-        and KernelCut(str(kernel["tensor"]), int(kernel["kernel"]), int(kernel["spatial"])),
+        choices=tuple(Choice(_kept(c), _kept(k)) for c, k in data["choices"]),
+        group=None if group is None else _group_from_json(group),
+        kernel=None
+        if kernel is None
+        else KernelCut(str(kernel["tensor"]), int(kernel["kernel"]), int(kernel["spatial"])),
     )
+
+
+def _group_from_json(data: Any) -> ChannelGroup:
+    per_unit = int(data["per_unit"])
+    if per_unit < 1:
+        raise ValueError(f"per_unit must be at least 1, but got {per_unit}")
+    return ChannelGroup(
+        int(data["width"]),
+        per_unit,
+        tuple(map(int, data["order"])),
+        tuple(Coupling.from_json(c) for c in data["couplings"]),
+    )
+
+
+def _kept(value: Any) -> int | None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise ValueError(f"a choice keeps at least 1, but got {value!r}")
+    return value
