@@ -166,6 +166,7 @@ def _cut_rows(
                     if axis is not None:
                         row[axis] += gone * coupling.index.per_unit
             if layer.kernel and choice.kernel is not None:
-                axis = axes[(layer.kernel.tensor, _KERNEL)]
-                row[axis] += base[axis] - choice.kernel**layer.kernel.spatial
+                axis = axes.get((layer.kernel.tensor, _KERNEL))
+                if axis is not None:
+                    row[axis] += base[axis] - choice.kernel**layer.kernel.spatial
     return rows, starts.astype(np.int64)
