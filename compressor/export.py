@@ -125,8 +125,9 @@ def export_base(
     copied = _copied(model)
     inputs = tuple(t.detach().cpu() for t in example)
     proto, unused = _traced(copied, inputs, opset=opset, dynamic=dynamic_batch, optimize=False)
-    present = {t.name for t in proto.graph.initializer}
-    return BaseGraph(_checked_bytes(proto), aliases=_aliases(copied, present), unused=unused)
+    aliases = _aliases(copied, {t.name for t in proto.graph.initializer})
+    # A tied tensor's other names are never read, but the tensor is.
+    return BaseGraph(_checked_bytes(proto), aliases=aliases, unused=unused - aliases.keys())
 
 
 def _copied(model: nn.Module) -> nn.Module:

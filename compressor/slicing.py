@@ -44,10 +44,7 @@ class BaseGraph:
         Raises:
             ExportError: `data` is not an ONNX model.
         """
-        try:
-            model = onnx.load_model_from_string(data)
-        except Exception as error:  # protobuf's errors have no base that onnx exports
-            raise ExportError(f"the base graph is not an ONNX model: {error}") from error
+        model = _parsed(data)
         self._aliases = dict(aliases or {})
         self._unused = frozenset(unused)
         self._tensors = {t.name: t for t in model.graph.initializer}
@@ -105,9 +102,16 @@ class BaseGraph:
         return cuts
 
     def _kernels(self, space: SearchSpace, architecture: Architecture) -> dict[str, int]:
-        kernels = space.kernels(architecture)
-        self._check_known(kernels)
-        return {self._name(n): k for n, k in kernels.items() if n not in self._unused}
+        found = space.kernels(architecture)
+        self._check_known(found)
+        kernels = {self._name(n): k for n, k in found.items() if n not in self._unused}
+        for name in kernels:
+            if name not in self._convs:
+                raise ExportError(
+                    "a kernel can only be cropped where a convolution reads it, but none of the "
+                    f"graph reads {name!r}; export the materialised network instead"
+                )
+        return kernels
 
     def _check_known(self, names: Iterable[str]) -> None:
         missing = sorted(
@@ -140,11 +144,6 @@ class BaseGraph:
     def _shrink_kernel(self, graph: GraphProto, name: str, kernel: int) -> None:
         """Padding shrinks with the kernel, so that the output keeps its size."""
         sizes = self._tensors[name].dims[2:]
-        if not self._convs.get(name):
-            raise ExportError(
-                f"a kernel can only be cropped where a convolution reads it, but none of the graph "
-                f"reads {name!r}; export the materialised network instead"
-            )
         for index in self._convs[name]:
             node = graph.node[index]
             ones = [1] * len(sizes)
@@ -161,6 +160,16 @@ class BaseGraph:
                     f"from {list(sizes)} to {kernel} with padding {list(pads)}; keep this kernel"
                 )
             pads[:] = smaller
+
+
+def _parsed(data: bytes) -> ModelProto:
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf's errors have no base that onnx exports
+        raise ExportError(f"the base graph is not an ONNX model: {error}") from error
+    if not model.graph.output:  # an empty text parses as an empty message
+        raise ExportError("the base graph is not an ONNX model: it has no outputs")
+    return model
 
 
 def _depthwise(space: SearchSpace) -> Iterator[str]:
