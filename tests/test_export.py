@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import math
 import warnings
 
@@ -53,6 +54,17 @@ class FixedBatch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(x.reshape(2, 2, 2).flatten(1))
+
+
+class Several(nn.Module):
+    """Numbers, indices into a table of seven rows, and an input without a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(7, 4)
+
+    def forward(self, x: Tensor, index: Tensor, scale: Tensor) -> list[Tensor]:
+        return [x * scale + self.table(index).sum(1), x.argmax(1)]
 
 
 class Undefined(nn.Module):
@@ -171,6 +183,23 @@ def test_missing_directory_is_an_error_of_ours(tmp_path, example, model):
         export_onnx(model, example, tmp_path / "gone" / "m.onnx")
 
 
+def test_full_disk_is_an_error_of_ours_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ExportError, match=r"m\.onnx: No space left"):
+        export_onnx(nn.Linear(4, 2), (torch.randn(2, 4),), tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_inputs_of_several_kinds(tmp_path):
+    example = (torch.randn(2, 4), torch.tensor([[1, 6], [0, 2]]), torch.tensor(0.5))
+    report = export_onnx(Several(), example, tmp_path / "m.onnx")
+    assert report.input_names == ("x", "index", "scale")
+    assert report.batch_sizes == (1, 3)
+
+
 def test_comparison_tolerates_only_what_is_allowed(exported, example, model):
     session = create_session(exported.path, Settings())
     other = copy.deepcopy(model).eval()
@@ -180,6 +209,47 @@ def test_comparison_tolerates_only_what_is_allowed(exported, example, model):
     assert 1e-4 < found < 1
     with pytest.raises(CheckError, match="differ by"):
         largest_difference(other, session, [example], found / 2)
+
+
+class Port:
+    name = "x"
+
+
+class FakeSession:
+    """Gives the outputs it was made with."""
+
+    def __init__(self, *outputs: list) -> None:
+        self.outputs = [np.asarray(o, np.float32) for o in outputs]
+
+    def get_inputs(self) -> list[Port]:
+        return [Port()]
+
+    def run(self, names: None, feed: dict) -> list[np.ndarray]:
+        return self.outputs
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "share"),
+    [
+        ([1.0, -4.0], [1.0, -3.0], 0.25),
+        ([1e-9, 2e-9], [1e-9, 1e-9], 0.5),
+        ([0.0, 0.0], [0.0, 0.0], 0.0),
+        ([math.inf, 2.0], [math.inf, 1.0], 0.5),
+    ],
+)
+def test_difference_is_a_share_of_the_largest_output(expected, found, share):
+    x = torch.tensor(expected)
+    measured = largest_difference(nn.Identity(), FakeSession(found), [(x,)], 1)
+    assert measured == pytest.approx(share)
+
+
+@pytest.mark.parametrize("found", [[[math.nan, 1]], [[math.inf, 1]], [[1]], [], [[1, 1], [1, 1]]])
+def test_undefined_missing_and_surplus_outputs_disagree(found):
+    with pytest.raises(CheckError):
+        largest_difference(nn.Identity(), FakeSession(*found), [(torch.ones(2),)], 1)
+    nan = torch.tensor([math.nan, 1.0])
+    with pytest.raises(CheckError):
+        largest_difference(nn.Identity(), FakeSession([math.nan, 1.0]), [(nan,)], 1)
 
 
 def test_base_graph_computes_the_network(model, example):
