@@ -103,8 +103,6 @@ class Reach:
         Bounds: the cheapest completion must keep every table's limit, and where the band is known
         to hold a network, the most expensive completion must reach it.
         """
-        if len(prefix) == len(self.sizes):
-            return self.inside(prefix) and (not self.banded or self.in_band(prefix))
         cheapest = prefix + self.smallest[len(prefix) :]
         if not _keeps(self._tables, cheapest):
             return False
@@ -120,9 +118,9 @@ class Reach:
         """A network inside that extends the prefix, as large as an even filling allows.
 
         The undecided layers rise from the first to the last option along a chain of single steps
-        (evenly in relative terms unless `steps` says otherwise). Bisection finds the last
-        network of the chain that is inside; it is checked itself, so measured costs
-        need not be monotone. With tables alone, single options are then raised up to the band.
+        (evenly in relative terms unless `steps` says otherwise). A search along the chain finds
+        the last network that is inside; it is checked itself, so measured costs need not be
+        monotone. With tables alone, single options are then raised up to the band.
 
         Returns:
             The network, or None where the chain's cheapest one is above a limit.
@@ -136,10 +134,28 @@ class Reach:
         top = _last(lambda n: _keeps(self._tables, element(n)), len(chain))
         if top is None or not self._measured:
             return None if top is None else self._top_up(element(top), len(prefix))
-        top = _last(
-            lambda n: self.inside(element(n)), top, enough=lambda n: self.in_band(element(n))
-        )
-        return None if top is None else element(top)
+        return self._measured_fit(element, top)
+
+    def _measured_fit(
+        self, element: Callable[[int], Architecture], top: int
+    ) -> Architecture | None:
+        """An element of 0..top of a chain inside the limits; stops as soon as it is in the band.
+
+        Each look is a measurement, so the next one is interpolated; every third one halves the
+        rest, so that a curved cost cannot stall.
+        """
+        if not self.inside(element(0)) or self.inside(element(top)):
+            return element(top) if self.inside(element(0)) else None
+        low, high, looks = 0, top, 0
+        while high - low > 1 and not self.in_band(element(low)):
+            below, above = self.filling(element(low)), self.filling(element(high))
+            share = 0.5
+            if looks % 3 < 2 and below < above < math.inf:
+                share = ((1 + self.tightness) / 2 - below) / (above - below)
+            middle = min(high - 1, max(low + 1, low + round(share * (high - low))))
+            low, high = (middle, high) if self.inside(element(middle)) else (low, middle)
+            looks += 1
+        return element(low)
 
     def random_network(self, rng: random.Random) -> Architecture | None:
         """A network inside, grown from the smallest in random order."""
@@ -234,13 +250,8 @@ def _raised(network: Architecture, steps: Iterable[Step]) -> Architecture:
     return tuple(options)
 
 
-def _last(
-    test: Callable[[int], bool], high: int, enough: Callable[[int], bool] | None = None
-) -> int | None:
-    """The last number in 0..high that passes, by bisection; whatever is returned has passed.
-
-    Stops early at a number that is `enough`. None where 0 does not pass.
-    """
+def _last(test: Callable[[int], bool], high: int) -> int | None:
+    """The last number in 0..high that passes, by bisection; None where 0 does not pass."""
     if not test(0):
         return None
     if test(high):
@@ -248,10 +259,5 @@ def _last(
     low = 0
     while high - low > 1:
         middle = (low + high) // 2
-        if not test(middle):
-            high = middle
-        elif enough is not None and enough(middle):
-            return middle
-        else:
-            low = middle
+        low, high = (middle, high) if test(middle) else (low, middle)
     return low

@@ -99,7 +99,7 @@ def layer_nas(  # noqa: PLR0913
     Raises:
         InfeasibleError: no network within the limits, before anything is scored.
         SearchError: no network within the limits could be scored.
-        BudgetError: no limit was given.
+        BudgetError: no limit was given, or two of one unit.
     """
     reach = make_reach(sizes, limits, settings, names)
     ledger = Ledger(
@@ -124,6 +124,9 @@ def make_reach(
     """Checks the form of the problem, then what the limits allow."""
     if not limits:
         raise BudgetError("a search needs at least one limit, but got none; give a budget")
+    units = [limit.cost.unit for limit in limits]
+    if len(set(units)) < len(units):
+        raise BudgetError(f"each unit takes one limit, but got {units}; give the smaller one alone")
     for place, size in enumerate(sizes):
         if size < 1:
             name = names[place] if names else place
@@ -205,9 +208,11 @@ class _LayerSearch:
         return self._untried[prefix]
 
     def _network(self, prefix: Architecture) -> Architecture | None:
-        """The network in which the prefix is judged."""
+        """The network in which the prefix is judged; None where none is within the limits."""
         if self._settings.undecided == "original":
-            return self._reach.filled(prefix)
+            network = self._reach.filled(prefix)
+            whole = len(prefix) == self._layers
+            return None if whole and not self._reach.inside(network) else network
         return self._reach.complete(prefix)
 
     def _keep(self, prefix: Architecture, network: Architecture) -> None:
