@@ -102,6 +102,24 @@ def test_refuses_and_keeps_a_foreign_database(path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_refuses_foreign_tables_of_the_same_names(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    for name in ("notes", "evaluations", "costs"):
+        connection.execute(f"CREATE TABLE {name} (value TEXT)")
+    connection.close()
+    with pytest.raises(RunError, match="another program"):
+        Journal.open(path, SETTINGS)
+
+
+def test_refuses_a_table_that_contradicts_its_index(path: Path) -> None:
+    _filled(path, 3)
+    data = path.read_bytes()
+    place = data.index(b"[1, 1, 2]")
+    path.write_bytes(data[:place] + b"[7, 1, 2]" + data[place + 9 :])
+    with pytest.raises(RunError, match="SQLite reports"):
+        Journal.open(path, SETTINGS)
+
+
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
 def test_refuses_a_truncated_file(path: Path, part: float) -> None:
     _filled(path, 300)

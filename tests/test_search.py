@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressor.baselines import brute_force, random_search
+from compressor.buckets import Members
 from compressor.cost import Limit
 from compressor.errors import (
     BudgetError,
@@ -214,6 +215,44 @@ def test_worked_example_keeps_the_best_of_the_target(seed: int) -> None:
     assert asked >= {"ADD", "BDD", "CDD", "DDD", "CBD", "CAD"}
     assert not asked & {"ABD", "BAD", "AAD", "AAA"}  # 7 at most: cannot reach the target
     assert {_letters(a) for a, _ in result.failed} == asked - set(_EXAMPLE)
+
+
+def test_prefixes_that_cannot_get_below_the_limit_are_never_asked_for() -> None:
+    scorer = Scorer(_noise)
+    layer_nas(
+        sizes=[4, 4, 4],
+        limits=[Limit(Additive([[1, 2, 3, 4]] * 3), 6)],
+        score=scorer,
+        evaluations=500,
+        settings=SearchSettings(undecided="original", tightness=0.5),
+    )
+    asked = {_letters(a) for a in scorer.asked}
+    assert asked >= {"DDD", "DAD", "CBD"}
+    assert not asked & {"DBD", "DCD", "CCD", "DDA", "DDB"}
+
+
+@pytest.mark.parametrize("undecided", MODES)
+def test_a_budget_that_even_filling_misses_is_filled(
+    undecided: Literal["budget", "original"],
+) -> None:
+    result = layer_nas(
+        sizes=[2, 2],
+        limits=[Limit(Additive([[0, 3], [0, 5]]), 5)],
+        score=_noise,
+        evaluations=1,
+        settings=SearchSettings(undecided=undecided),
+    )
+    assert result.best.architecture == (0, 1)
+
+
+def test_a_bucket_keeps_the_best_and_the_earlier_among_equals() -> None:
+    members = Members(kept=2)
+    for option, score in enumerate([0.1, 0.5, 0.3, 0.3, 0.5]):
+        members.add("bucket", (option,), score)
+    members.add("other", (9,), 0.4)
+    assert [m.prefix for m in members] == [(1,), (4,), (9,)]
+    members.add("bucket", (5,), 0.5)
+    assert [m.prefix for m in members] == [(1,), (4,), (9,)]
 
 
 _WIDTHS = [[w * s // 8 for s in range(1, 9)] for w in (16, 16, 32, 32, 64, 64, 128, 128, 64, 32)]
