@@ -1,0 +1,137 @@
+"""`compressor compress`: the whole chain."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli import options
+from cli.output import console, note, print_json, stdout_for
+from cli.progress import watching
+from cli.tables import closing_table
+from cli.target import resolve_target
+from compressor import pipeline
+from compressor.budget import parse_budgets
+from compressor.report import FILE_NAME, write_report
+from compressor.result import RunSummary
+
+_COUNT = click.IntRange(min=0)
+
+
+@click.command("compress")
+@options.target
+@click.option(
+    "--budget",
+    multiple=True,
+    required=True,
+    metavar="UNIT=AMOUNT",
+    help="Most it may cost: madds=50%, params=2M, latency=4ms. Several hold together.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Run directory. With the journal of an interrupted run, the run resumes.",
+)
+@click.option(
+    "--evaluations",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Most networks that are scored.",
+)
+@click.option(
+    "--finetune", type=_COUNT, default=0, show_default=True, help="Epochs for the found network."
+)
+@click.option(
+    "--score-epochs",
+    type=_COUNT,
+    default=0,
+    show_default=True,
+    help="Epochs for each network before it is scored.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search.")
+@options.data
+@options.adapter
+@options.threads
+@options.provider
+@options.as_json
+@click.pass_context
+def command(
+    ctx: click.Context,
+    target: str,
+    budget: tuple[str, ...],
+    out: Path,
+    data: str | None,
+    as_json: bool,
+    **how: Any,
+) -> None:
+    """Search a smaller network within a budget and export it as verified ONNX.
+
+    TARGET is path/to/file.py, package.module, torchvision:NAME or timm:NAME. A file or module
+    defines build_model(), example_input(), calibration_data() and validation_data(), and may
+    define training_data() and score(model).
+
+    Ctrl-C loses nothing: the same command resumes where it stopped.
+    """
+    parse_budgets(budget)  # a mistake here is told before anything is loaded
+    shell = command_line(ctx)
+    with stdout_for(as_json=as_json):
+        found = resolve_target(target, data)
+        note(found.note)
+        with watching(console(stderr=True)) as progress:
+            pipeline.compress(
+                found.build_model(),
+                found.example_input,
+                budget=budget,
+                calibration=found.calibration,
+                out=out,
+                validation=found.validation,
+                training=found.training,
+                score=found.score,
+                **how,
+                progress=progress,
+            )
+        summary = record_origin(out, target, data, shell)
+    if as_json:
+        print_json({"run": str(out), **summary.to_json()})
+        return
+    shown = console()
+    shown.print(closing_table(summary.base, summary.best))
+    click.echo(f"{out / 'model.onnx'}\n{out / FILE_NAME}")
+
+
+def record_origin(out: Path, target: str, data: str | None, shell: str) -> RunSummary:
+    """Notes in the run where its network came from, so that `export` need not be told again."""
+    summary = RunSummary.read(out)
+    settings = {**summary.settings, "target": anchored(target), "data": data and anchored(data)}
+    summary = replace(summary, settings=settings, command=shell)
+    summary.write(out)
+    write_report(summary, out / FILE_NAME)
+    return summary
+
+
+def anchored(text: str) -> str:
+    """A target or data with its path made absolute, to be found from another directory."""
+    kind, colon, folder = text.partition(":")
+    if kind == "imagefolder":
+        return f"{kind}{colon}{Path(folder).expanduser().resolve()}"
+    return str(Path(text).resolve()) if Path(text).is_file() else text
+
+
+def command_line(ctx: click.Context) -> str:
+    """The shell line that repeats this call: what differs from the defaults."""
+    words = ["compressor", "compress", str(ctx.params["target"])]
+    for option in ctx.command.params:
+        value = ctx.params.get(option.name or "")
+        if not isinstance(option, click.Option) or value in (None, False):
+            continue
+        if option.required or value != option.default:
+            for item in value if isinstance(value, tuple) else (value,):
+                words += [option.opts[0]] if option.is_flag else [option.opts[0], str(item)]
+    return shlex.join(words)

@@ -1,0 +1,37 @@
+"""`compressor inspect`: what the search can decide about a network, and what it cannot."""
+
+from __future__ import annotations
+
+import click
+
+from cli import options
+from cli.output import console, note, print_json, stdout_for
+from cli.progress import watching
+from cli.tables import inspection_parts
+from cli.target import resolve_target
+from compressor import pipeline
+
+
+@click.command("inspect")
+@options.target
+@options.data
+@options.adapter
+@options.as_json
+def command(target: str, data: str | None, adapter: str, as_json: bool) -> None:
+    """Show the search layers of TARGET, what is frozen and why, and what was not counted.
+
+    Needs build_model() and example_input() alone; no data is read.
+    """
+    with stdout_for(as_json=as_json):
+        found = resolve_target(target, data, needs_data=False)
+        note(found.note)
+        with watching(console(stderr=True)) as progress:
+            inspection = pipeline.inspect(
+                found.build_model(), found.example_input, adapter=adapter, progress=progress
+            )
+    if as_json:
+        print_json(inspection.to_json())
+        return
+    shown = console()
+    for part in inspection_parts(inspection):
+        shown.print(part)

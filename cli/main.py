@@ -1,0 +1,104 @@
+"""The command `compressor`: which commands there are, and what errors look like.
+
+Commands are imported when they are called: torch takes seconds, and help must not.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+from importlib import metadata
+from typing import Any, NoReturn
+
+import click
+
+from compressor.errors import CompressorError
+
+_COMMANDS = {
+    "inspect": "Show what the search can decide about a network, and what it cannot.",
+    "compress": "Search a smaller network within a budget and export it as verified ONNX.",
+    "export": "Write a run's ONNX file again, with other options.",
+    "measure": "Time ONNX files against each other in ONNX Runtime.",
+    "report": "Write a run's report again.",
+}
+_INTERRUPTED = 130  # as a shell counts a process that Ctrl-C ended
+
+
+class Commands(click.Group):
+    """Loads each command at its first use and turns errors into one message and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of work."""
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports `cli.<name>_command`."""
+        del ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(f"cli.{cmd_name}_command").command
+        assert isinstance(command, click.Command)  # noqa: S101  (for the type checker)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands without importing them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command; the only place where errors become messages."""
+        try:
+            return super().invoke(ctx)
+        except CompressorError as error:
+            _fail(ctx, f"error: {error}", error.exit_code)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # the reader of our output left: click knows how
+                raise
+            place = f": {error.filename}" if error.filename else ""
+            _fail(ctx, f"error: the system refused: {error.strerror or error}{place}", 1)
+        except KeyboardInterrupt:
+            kept = (
+                "; the journal in --out keeps every finished evaluation, and the same command "
+                "resumes"
+            )
+            resumes = ctx.invoked_subcommand == "compress"
+            _fail(ctx, f"interrupted{kept if resumes else ''}", _INTERRUPTED)
+
+
+def _fail(ctx: click.Context, message: str, code: int) -> NoReturn:
+    click.echo(message, err=True)
+    ctx.exit(code)
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        try:
+            version = metadata.version("layernas-compressor")
+        except metadata.PackageNotFoundError:
+            version = "(from a source tree that is not installed)"
+        click.echo(f"compressor {version}")
+        ctx.exit()
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+def main() -> None:
+    """Compress a trained PyTorch network to a budget and export verified ONNX.
+
+    TARGET is path/to/file.py, package.module, torchvision:NAME or timm:NAME.
+
+    Exit codes: 0 done, 1 the budget cannot be met or a check failed, 2 wrong use.
+    """
+
+
+if __name__ == "__main__":
+    main()

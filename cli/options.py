@@ -1,0 +1,34 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+target = click.argument("target")
+run = click.argument("run", type=click.Path(path_type=Path))
+data = click.option(
+    "--data",
+    metavar="imagefolder:DIR",
+    help="Images for torchvision:NAME and timm:NAME, in DIR/<class>/*.jpg.",
+)
+adapter = click.option(
+    "--adapter", default="generic", show_default=True, help="How the network is read."
+)
+as_json = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, the rest on stderr."
+)
+threads = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Threads of ONNX Runtime.",
+)
+provider = click.option(
+    "--provider",
+    default="CPUExecutionProvider",
+    show_default=True,
+    help="Execution provider of ONNX Runtime.",
+)

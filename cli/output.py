@@ -1,0 +1,44 @@
+"""Where output goes: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from rich.console import Console
+
+_FILE_WIDTH = 140  # columns where nobody looks at a terminal: names stay whole in a file
+
+
+@contextlib.contextmanager
+def stdout_for(*, as_json: bool) -> Iterator[None]:
+    """With JSON asked for, whatever else is printed meanwhile goes to stderr.
+
+    Targets are the user's code, and exporters print as well.
+    """
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        yield
+
+
+def print_json(value: Any) -> None:
+    """Prints one JSON object on stdout."""
+    click.echo(json.dumps(value, indent=1))
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console; honours NO_COLOR and COLUMNS."""
+    made = Console(stderr=stderr, highlight=False)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = _FILE_WIDTH
+    return made
+
+
+def note(text: str) -> None:
+    """Tells something on stderr; nothing for an empty text."""
+    if text:
+        click.echo(f"note: {text}", err=True)

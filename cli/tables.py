@@ -1,0 +1,110 @@
+"""Tables for a terminal. Names come from the user's network: text, never markup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from compressor.budget import format_cost
+from compressor.report import comparison
+from compressor.result import Figures
+from compressor.timing import Latency
+
+if TYPE_CHECKING:  # it brings torch, which `compressor measure` can do without
+    from compressor.reading import Inspection
+
+_SHOWN = 3  # of the modules or choices of one layer; the number of all follows
+
+
+def closing_table(base: Figures, best: Figures) -> Table:
+    """Original beside compressed, as it closes a run."""
+    table = _table("", ("Original", "right"), ("Compressed", "right"), ("Ratio", "right"))
+    for row in comparison(base, best):
+        table.add_row(row.what, row.base, row.best, row.ratio)
+    return table
+
+
+def latency_table(found: Mapping[str, Latency], threads: int, provider: str) -> Table:
+    """Medians with their spread; ratios to the first model."""
+    table = _table(
+        "Model",
+        ("Median", "right"),
+        ("95 % interval", "right"),
+        ("Runs", "right"),
+        ("Ratio", "right"),
+    )
+    for name, row in found.items():
+        table.add_row(
+            Text(name),
+            format_cost("latency", row.median_ms),
+            f"{row.low_ms:.3g} – {row.high_ms:.3g} ms",
+            str(row.runs),
+            f"{row.ratio:.3f} ({row.ratio_low:.3f} – {row.ratio_high:.3f})",
+        )
+    table.caption = f"one call at batch 1, {threads} thread{'s' * (threads > 1)}, {provider}"
+    return table
+
+
+def inspection_parts(found: Inspection) -> Iterator[RenderableType]:
+    """Search layers, totals, frozen parts, what was not counted, a second opinion."""
+    yield _layers(found)
+    yield Text(
+        f"{format_cost('madds', found.madds)} MAdds, {format_cost('params', found.params)} "
+        f"parameters; the search can reach {found.share:.1%} of the MAdds and go down to "
+        f"{format_cost('madds', found.least_madds)}"
+    )
+    if found.thop_madds is not None:
+        yield Text(f"thop counts {format_cost('madds', found.thop_madds)} MAdds")
+    if found.thop_note:
+        yield Text(f"thop: {found.thop_note}")
+    if found.uncounted:
+        calls = ", ".join(f"{name} ×{count}" for name, count in found.uncounted.items())
+        yield Text(f"Not counted: {calls}")
+    if found.frozen:
+        table = _table("Kept as it is", ("Why", "left"))
+        for part in found.frozen:
+            table.add_row(Text(part.name), Text(part.reason))
+        yield table
+
+
+def _layers(found: Inspection) -> Table:
+    table = _table(
+        "Search layer",
+        ("Modules", "left"),
+        ("Choices", "left"),
+        ("MAdds", "right"),
+        ("Removable", "right"),
+    )
+    for layer in found.layers:
+        table.add_row(
+            Text(layer.name),
+            Text(_some(layer.modules)),
+            Text(_ends(layer.choices)),
+            format_cost("madds", layer.madds),
+            format_cost("madds", layer.removable),
+        )
+    return table
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _ends(choices: tuple[str, ...]) -> str:
+    """The first choices and the last; a wide layer has dozens."""
+    if len(choices) <= _SHOWN + 1:
+        return " | ".join(choices)
+    return f"{' | '.join(choices[: _SHOWN - 1])} | … | {choices[-1]} ({len(choices)} in all)"
+
+
+def _table(first: str, *others: tuple[str, str]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column(first, overflow="fold")
+    for name, justify in others:
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    return table
