@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from cli.tables import closing_table
 from cli.target import resolve_target
 from compressor import pipeline
 from compressor.budget import parse_budgets
-from compressor.report import FILE_NAME, write_report
-from compressor.result import RunSummary
+from compressor.report import FILE_NAME
 
 _COUNT = click.IntRange(min=0)
 
@@ -85,7 +83,7 @@ def command(
         found = resolve_target(target, data)
         note(found.note)
         with watching(console(stderr=True)) as progress:
-            pipeline.compress(
+            result = pipeline.compress(
                 found.build_model(),
                 found.example_input,
                 budget=budget,
@@ -95,25 +93,15 @@ def command(
                 training=found.training,
                 score=found.score,
                 **how,
+                command=shell,
+                origin={"target": anchored(target), "data": data and anchored(data)},
                 progress=progress,
             )
-        summary = record_origin(out, target, data, shell)
     if as_json:
-        print_json({"run": str(out), **summary.to_json()})
+        print_json({"run": str(out), **result.summary.to_json()})
         return
-    shown = console()
-    shown.print(closing_table(summary.base, summary.best))
-    click.echo(f"{out / 'model.onnx'}\n{out / FILE_NAME}")
-
-
-def record_origin(out: Path, target: str, data: str | None, shell: str) -> RunSummary:
-    """Notes in the run where its network came from, so that `export` need not be told again."""
-    summary = RunSummary.read(out)
-    settings = {**summary.settings, "target": anchored(target), "data": data and anchored(data)}
-    summary = replace(summary, settings=settings, command=shell)
-    summary.write(out)
-    write_report(summary, out / FILE_NAME)
-    return summary
+    console().print(closing_table(result.summary.base, result.summary.best))
+    click.echo(f"{result.onnx_path}\n{out / FILE_NAME}")
 
 
 def anchored(text: str) -> str:

@@ -32,14 +32,15 @@ def command(run: Path, target: str | None, opset: int | None, dynamic_batch: boo
     text, data = origin(RunSummary.read(run), run, target)
     found = resolve_target(text, data, needs_data=data is not None or not _is_zoo(text))
     note(found.note)
-    pipeline.export_run(
+    report = pipeline.export_run(
         run,
         found.build_model(),
+        found.example_input,
         opset=opset,
         dynamic_batch=dynamic_batch,
         calibration=found.calibration,
     )
-    click.echo(str(run / "model.onnx"))
+    click.echo(str(report.path))
 
 
 def origin(summary: RunSummary, run: Path, target: str | None) -> tuple[str, str | None]:

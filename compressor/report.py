@@ -34,7 +34,7 @@ def render(summary: RunSummary) -> str:
     )
     return environment.from_string(source).render(
         run=summary,
-        name=str(summary.settings.get("target") or "the network"),
+        name=Path(str(summary.settings.get("target") or "the network")).name,
         sentence=sentence(summary),
         comparison=list(comparison(summary.base, summary.best)),
         budgets=[
