@@ -1,1 +1,41 @@
-"""Compress a trained PyTorch network to a budget and export verified ONNX."""
+"""Compress a trained PyTorch network to a budget and export verified ONNX.
+
+```python
+import compressor
+
+result = compressor.compress(
+    model, example_input, budget="madds=50%", calibration=batches, score=top1, out="runs/mine"
+)
+result.model, result.frontier, result.onnx_path
+```
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from compressor.artefacts import load
+    from compressor.errors import CompressorError
+    from compressor.pipeline import Result, compress, export_run, inspect
+
+_HOMES = {
+    "CompressorError": "compressor.errors",
+    "Result": "compressor.pipeline",
+    "compress": "compressor.pipeline",
+    "export_run": "compressor.pipeline",
+    "inspect": "compressor.pipeline",
+    "load": "compressor.artefacts",
+}
+
+__all__ = ["CompressorError", "Result", "compress", "export_run", "inspect", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports torch only when something that needs it is asked for, not for `--help`."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'compressor' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.space import Architecture, SearchSpace
+from compressor.space import Architecture, SearchLayer, SearchSpace
 
 
 class CostModel(Protocol):
@@ -111,9 +111,14 @@ def layer_control(cost: CostModel, space: SearchSpace) -> tuple[float, ...]:
     """Cost that each layer alone can take away from the original network."""
     original = space.original
     whole = cost(original)
-    return tuple(
-        whole - cost((*original[:i], 0, *original[i + 1 :])) for i in range(len(original))
-    )
+    return tuple(whole - cost((*original[:i], 0, *original[i + 1 :])) for i in range(len(original)))
+
+
+def touched_madds(layers: Sequence[SearchLayer], tensors: Sequence[TensorSize]) -> int:
+    """Multiply-adds of the original in those weights that these layers can shrink."""
+    names = {c.tensor for layer in layers if layer.group for c in layer.group.couplings}
+    names |= {layer.kernel.tensor for layer in layers if layer.kernel}
+    return sum(t.positions * tensor_numel(t.shape) for t in tensors if t.name in names)
 
 
 def tensor_numel(shape: Sequence[int]) -> int:

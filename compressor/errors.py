@@ -11,7 +11,7 @@ CompressorError                 exit code 1
 ├── ArchitectureError           an architecture that does not belong to its search space
 ├── InfeasibleError             the budget is below what the search layers can reach
 ├── SearchError                 the search could not score a single network
-├── CheckError                  a promise was checked and does not hold (pruned = masked, ONNX = torch)
+├── CheckError                  a checked promise does not hold (pruned = masked, ONNX = torch)
 ├── ExportError                 the ONNX file could not be written
 └── MeasureError                ONNX Runtime could not load or run a model
 ```

@@ -74,26 +74,30 @@ class LatencyCost:
         if found is None and self._recall is not None:
             found = self._recall(architecture)
         if found is None:
-            found = self._measured(architecture)
+            found = self._measured(architecture, self._settings)
             if self._remember is not None:
                 self._remember(architecture, found)
         self._known[architecture] = found
         return found
 
-    def _measured(self, architecture: Architecture) -> float:
+    def again(self, architecture: Architecture, settings: Settings) -> float:
+        """Milliseconds of one call, measured anew with other settings; nothing is remembered."""
+        return self._measured(architecture, settings)
+
+    def _measured(self, architecture: Architecture, settings: Settings) -> float:
         if architecture == self._space.original:
-            return self._measure({"original": self._base}, self._settings)["original"].median_ms
+            return self._measure({"original": self._base}, settings)["original"].median_ms
         try:
-            ratio = self._ratio(self._graph.slice(self._space, architecture))
+            ratio = self._ratio(self._graph.slice(self._space, architecture), settings)
         except (ExportError, MeasureError):
             if self._fallback is None:
                 raise
-            ratio = self._ratio(self._fallback(architecture))
+            ratio = self._ratio(self._fallback(architecture), settings)
         return ratio * self(self._space.original)
 
-    def _ratio(self, candidate: bytes) -> float:
+    def _ratio(self, candidate: bytes, settings: Settings) -> float:
         models = {"original": self._base, "candidate": candidate}
-        return self._measure(models, self._settings)["candidate"].ratio
+        return self._measure(models, settings)["candidate"].ratio
 
 
 def _measure(

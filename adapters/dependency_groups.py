@@ -1,0 +1,229 @@
+"""Reads torch-pruning's dependency groups into couplings. The only importer of torch_pruning.
+
+torch-pruning traces the network through autograd and answers: which rows and columns of which
+modules go when channel `r` of a root layer goes. Its answer is read once, as data; none of its
+pruning is used, and nothing it says is trusted before `compressor.verify` has proved it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from compressor.coupling import Role
+from compressor.errors import AdapterError
+
+
+@dataclass(frozen=True)
+class Member:
+    """One dimension of one tensor in a group.
+
+    Attributes:
+        tensor, dim, role: as in `compressor.coupling.Coupling`.
+        positions: for each channel of the root, its positions along `dim`.
+        period: channels `c` and `c + period` (in positions of this member before folding) can
+            only go together, because a grouped convolution keeps its number of groups; 0 where
+            every channel is free.
+        folds: whether the tensor's dimension holds only one period (its own input channels).
+    """
+
+    tensor: str
+    dim: int
+    role: Role
+    positions: tuple[tuple[int, ...], ...]
+    period: int = 0
+    folds: bool = False
+
+
+@dataclass(frozen=True)
+class RawGroup:
+    """A dependency group as plain data, or the reason why it could not be read."""
+
+    modules: tuple[str, ...]
+    width: int
+    members: tuple[Member, ...]
+    problem: str = ""
+
+
+def read_groups(model: nn.Module, example: tuple[Tensor, ...]) -> list[RawGroup]:
+    """All dependency groups of a network, in torch-pruning's order.
+
+    Args:
+        model: not touched; the graph is built on a copy, with gradients on.
+        example: inputs `[N, …]`.
+
+    Raises:
+        AdapterError: the network cannot be copied, or torch-pruning cannot trace it.
+    """
+    try:
+        copied = copy.deepcopy(model).eval()
+        for parameter in copied.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        with torch.enable_grad():
+            graph = tp.DependencyGraph().build_dependency(
+                copied, example_inputs=example, verbose=False
+            )
+            raw = list(graph.get_all_groups())
+    except Exception as error:
+        raise AdapterError(
+            "the generic adapter needs a network that can be copied and traced by torch-pruning, "
+            f"but got {type(error).__name__}: {error}"
+        ) from error
+    names = {id(module): name for name, module in copied.named_modules()}
+    parameters = {id(p): name for name, p in copied.named_parameters()}
+    return [_read_group(graph, group, names, parameters) for group in raw]
+
+
+def _read_group(
+    graph: Any, group: Any, names: Mapping[int, str], parameters: Mapping[int, str]
+) -> RawGroup:
+    width = len(group[0].idxs)
+    modules: list[str] = []
+    members: list[Member] = []
+    try:
+        for item in group:
+            target = item.dep.target.module
+            name = names.get(id(target)) or parameters.get(id(target))
+            if name is None:
+                continue  # an operator without parameters
+            modules.append(name)
+            positions = _positions(item, width, name)
+            out = graph.is_out_channel_pruning_fn(item.dep.handler)
+            if isinstance(target, nn.Parameter):
+                dim = int(item.dep.target.pruning_dim)
+                members.append(Member(name, dim % target.dim(), Role.THROUGH, positions))
+            else:
+                members.extend(_members(name, target, positions, out))
+    except AdapterError as error:
+        return RawGroup(tuple(dict.fromkeys(modules)), width, (), str(error))
+    return RawGroup(tuple(dict.fromkeys(modules)), width, tuple(members))
+
+
+def _positions(item: Any, width: int, name: str) -> tuple[tuple[int, ...], ...]:
+    found: list[set[int]] = [set() for _ in range(width)]
+    for position, root in zip(item.idxs, item.root_idxs, strict=True):
+        if root is None or not 0 <= int(root) < width:
+            raise AdapterError(f"the channels of {name!r} cannot be traced back to their origin")
+        found[int(root)].add(int(position))
+    return tuple(tuple(sorted(places)) for places in found)
+
+
+def _members(
+    name: str, module: nn.Module, positions: tuple[tuple[int, ...], ...], out: bool
+) -> Iterator[Member]:
+    """What a module's tensors lose with each channel."""
+    match module:
+        case _ConvNd():
+            yield from _convolution(name, module, positions, out)
+        case nn.Linear():
+            yield from _dense(name, module, positions, out, rows=0)
+        case _NormBase() | nn.GroupNorm() | nn.LayerNorm():
+            if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) != 1:
+                raise AdapterError(f"{name!r} normalises over several dimensions")
+            for leaf in ("weight", "bias", "running_mean", "running_var"):
+                if getattr(module, leaf, None) is not None:
+                    yield Member(f"{name}.{leaf}", 0, Role.THROUGH, positions)
+        case nn.PReLU():
+            if module.num_parameters > 1:
+                yield Member(f"{name}.weight", 0, Role.THROUGH, positions)
+        case _ if any(True for _ in module.parameters()):
+            raise AdapterError(f"{name!r} is a {type(module).__name__}, which is kept whole")
+
+
+def _convolution(
+    name: str, module: _ConvNd, positions: tuple[tuple[int, ...], ...], out: bool
+) -> Iterator[Member]:
+    transposed = isinstance(module, _ConvTransposeNd)
+    groups = module.groups
+    if groups == 1:
+        yield from _dense(name, module, positions, out, rows=1 if transposed else 0)
+    elif groups == module.in_channels == module.out_channels:
+        yield Member(f"{name}.weight", 0, Role.THROUGH, positions)
+        if module.bias is not None:
+            yield Member(f"{name}.bias", 0, Role.THROUGH, positions)
+    elif transposed:
+        raise AdapterError(f"{name!r} is a grouped transposed convolution, which is kept whole")
+    elif out:
+        period = module.out_channels // groups
+        yield Member(f"{name}.weight", 0, Role.PRODUCED, positions, period)
+        if module.bias is not None:
+            yield Member(f"{name}.bias", 0, Role.PRODUCED, positions, period)
+    else:
+        period = module.in_channels // groups
+        yield Member(f"{name}.weight", 1, Role.CONSUMED, positions, period, folds=True)
+
+
+def _dense(
+    name: str, module: nn.Module, positions: tuple[tuple[int, ...], ...], out: bool, rows: int
+) -> Iterator[Member]:
+    if out:
+        yield Member(f"{name}.weight", rows, Role.PRODUCED, positions)
+        if module.bias is not None:
+            yield Member(f"{name}.bias", 0, Role.PRODUCED, positions)
+    else:
+        yield Member(f"{name}.weight", 1 - rows, Role.CONSUMED, positions)
+
+
+def units(group: RawGroup) -> list[list[int]]:
+    """Channels that can only go together, as lists in ascending order.
+
+    Grouped convolutions tie the same local channel of every group; everything else leaves
+    channels free.
+
+    Raises:
+        AdapterError: the ties are uneven, so that the cost of a cut would depend on which
+            channels go.
+    """
+    parent = list(range(group.width))
+
+    def root(channel: int) -> int:
+        while parent[channel] != channel:
+            parent[channel] = parent[parent[channel]]
+            channel = parent[channel]
+        return channel
+
+    for member in group.members:
+        first: dict[int, int] = {}
+        for channel, places in enumerate(member.positions):
+            for place in places if member.period else ():
+                other = first.setdefault(place % member.period, channel)
+                parent[root(channel)] = root(other)
+    found: dict[int, list[int]] = {}
+    for channel in range(group.width):
+        found.setdefault(root(channel), []).append(channel)
+    if len({len(channels) for channels in found.values()}) > 1:
+        raise AdapterError("grouped convolutions tie its channels into units of different size")
+    return list(found.values())
+
+
+def unit_positions(member: Member, unit_channels: Sequence[Sequence[int]]) -> list[list[int]]:
+    """For each unit, its positions along the member's dimension.
+
+    Raises:
+        AdapterError: a unit would leave a grouped convolution with groups of different size.
+    """
+    result = []
+    for channels in unit_channels:
+        places = sorted(p for c in channels for p in member.positions[c])
+        if member.period:
+            _check_whole(member, places)
+        if member.folds:
+            places = sorted({p % member.period for p in places})
+        result.append(places)
+    return result
+
+
+def _check_whole(member: Member, places: Sequence[int]) -> None:
+    counts: dict[int, int] = {}
+    for place in places:
+        counts[place % member.period] = counts.get(place % member.period, 0) + 1
+    if len(set(counts.values())) > 1:
+        raise AdapterError(f"{member.tensor!r} is grouped and would keep groups of different size")

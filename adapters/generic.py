@@ -1,0 +1,260 @@
+"""The adapter for any network that autograd can trace."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from adapters.dependency_groups import RawGroup, read_groups, unit_positions, units
+from compressor.counting import evaluating, forward, single
+from compressor.coupling import Coupling, IndexMap, Role
+from compressor.errors import AdapterError
+from compressor.ranking import magnitude_order
+from compressor.space import (
+    ChannelGroup,
+    Choice,
+    Frozen,
+    KernelCut,
+    SearchLayer,
+    SearchSpace,
+)
+
+_SMALLEST_KERNEL = 3
+
+
+@dataclass(frozen=True)
+class GenericAdapter:
+    """One search layer for each dependency group, and kernels of k x k convolutions.
+
+    Attributes:
+        divisor: widths are multiples of this, or of a smaller power of two in layers that are
+            too narrow to offer four such widths.
+        least: smallest width as a share of the original.
+        most_widths: wide layers take a multiple of the divisor so that no more are offered.
+    """
+
+    divisor: int = 8
+    least: float = 0.25
+    most_widths: int = 16
+
+    def read(self, model: nn.Module, example: tuple[Tensor, ...]) -> SearchSpace:
+        """See `compressor.adapter.Adapter`."""
+        order = execution_order(model, example)
+        reading = _Reading(model, order)
+        try:
+            groups = sorted(read_groups(model, example), key=lambda g: _place(g, order))
+        except AdapterError as error:
+            # Kernels can still be cropped: they change no width and need no dependency graph.
+            reading.frozen.append(Frozen("all channels", str(error)))
+            groups = []
+        for group in groups:
+            reading.add_group(group, self)
+        reading.add_kernels()
+        reading.add_unreached()
+        return SearchSpace(tuple(reading.layers()), tuple(reading.frozen))
+
+    def widths(self, width: int, per_unit: int) -> list[int]:
+        """Widths to choose from, ascending; the last is the original."""
+        divisor = self.divisor
+        while divisor > 1 and width < 4 * divisor:
+            divisor //= 2
+        step = math.lcm(divisor, per_unit)
+        while (width - width * self.least) / step >= self.most_widths:
+            step *= 2
+        first = max(1, math.ceil(width * self.least / step)) * step
+        return [*range(first, width, step), width]
+
+
+class _Reading:
+    """Collects search layers and reasons while one network is read."""
+
+    def __init__(self, model: nn.Module, order: Mapping[str, int]) -> None:
+        self.frozen: list[Frozen] = []
+        self._order = order
+        self._modules = dict(model.named_modules())
+        self._tensors = dict(model.state_dict(keep_vars=True))
+        self._shared = _shared_names(model)
+        self._taken: dict[tuple[str, int], set[int]] = {}
+        self._found: dict[str, SearchLayer] = {}
+        self._seen: set[str] = set()
+
+    def add_group(self, group: RawGroup, adapter: GenericAdapter) -> None:
+        """Turns a group into a search layer, or freezes it."""
+        self._seen.update(group.modules)
+        name = min(_makers(group) or group.modules, key=lambda n: self._order.get(n, 1 << 30))
+        try:
+            channels = self._channels(group)
+            widths = _several(adapter.widths(group.width, channels.per_unit))
+        except AdapterError as error:
+            self.frozen.append(Frozen(name, str(error)))
+            return
+        for coupling in channels.couplings:
+            taken = self._taken.setdefault((coupling.tensor, coupling.dim), set())
+            taken.update(coupling.index.positions(range(len(channels.order))))
+        modules = sorted(set(group.modules), key=lambda n: self._order.get(n, 1 << 30))
+        choices = tuple(Choice(channels=w) for w in widths)
+        self._found[name] = SearchLayer(name, tuple(modules), choices, group=channels)
+
+    def add_kernels(self) -> None:
+        """Adds kernel choices to the layer of the convolution's channels, if it is the only one."""
+        cuts = {n: c for n, m in self._modules.items() if (c := self._kernel_cut(n, m))}
+        homes = {name: self._home(name) for name in cuts}
+        for name, cut in cuts.items():
+            home = homes[name]
+            if home and list(homes.values()).count(home) == 1:
+                self._found[home] = _with_kernel(self._found[home], cut)
+            else:
+                key = name if name not in self._found else f"{name}:kernel"
+                choices = tuple(Choice(kernel=k) for k in _kernels(cut))
+                self._found[key] = SearchLayer(key, (name,), choices, kernel=cut)
+
+    def add_unreached(self) -> None:
+        """Names the convolutions and linear layers that no group mentions."""
+        for name, module in self._modules.items():
+            if isinstance(module, _ConvNd | nn.Linear) and name not in self._seen:
+                why = "was not reached by the traced forward pass"
+                if name not in self._order:
+                    why = "does not run in evaluation mode on the example input"
+                self.frozen.append(Frozen(name, why))
+
+    def layers(self) -> Iterator[SearchLayer]:
+        """Search layers in forward order."""
+        first = {
+            name: min(self._order.get(m, 1 << 30) for m in (name.removesuffix(":kernel"), name))
+            for name in self._found
+        }
+        for name in sorted(self._found, key=lambda n: (first[n], n)):
+            yield self._found[name]
+
+    def _channels(self, group: RawGroup) -> ChannelGroup:
+        if group.problem:
+            raise AdapterError(group.problem)
+        if not any(m.role is Role.CONSUMED for m in group.members):
+            raise AdapterError("nothing in the network reads its channels: they are its output")
+        tied = units(group)
+        if len(tied) < 2:
+            raise AdapterError("all its channels can only be removed together")
+        couplings = self._couplings(group, tied)
+        order = magnitude_order(self._tensors, couplings, len(tied))
+        return ChannelGroup(group.width, len(tied[0]), order, couplings)
+
+    def _couplings(self, group: RawGroup, tied: Sequence[Sequence[int]]) -> tuple[Coupling, ...]:
+        merged: dict[tuple[str, int], tuple[Role, list[set[int]]]] = {}
+        for member in group.members:
+            self._check_tensor(member.tensor, member.dim)
+            _, places = merged.setdefault(
+                (member.tensor, member.dim), (member.role, [set() for _ in tied])
+            )
+            for place, more in zip(places, unit_positions(member, tied), strict=True):
+                place.update(more)
+        found = []
+        for (tensor, dim), (role, positions) in merged.items():
+            self._check_free(tensor, dim, positions)
+            index = IndexMap.from_positions([sorted(p) for p in positions])
+            found.append(Coupling(tensor, dim, role, index))
+        return tuple(found)
+
+    def _check_tensor(self, name: str, dim: int) -> None:
+        tensor = self._tensors.get(name)
+        if tensor is None or dim >= tensor.dim():
+            raise AdapterError(f"{name!r} is not a plain parameter of the network")
+        if name in self._shared:
+            raise AdapterError(f"{name!r} is the same tensor as {self._shared[name]!r}")
+
+    def _check_free(self, name: str, dim: int, positions: Sequence[set[int]]) -> None:
+        places = set().union(*positions)
+        if sum(map(len, positions)) != len(places):
+            raise AdapterError(f"two of its channels share a position of {name!r}")
+        if places and max(places) >= self._tensors[name].shape[dim]:
+            raise AdapterError(
+                f"its channels reach position {max(places)} of {name!r}, which has only "
+                f"{self._tensors[name].shape[dim]}"
+            )
+        if places & self._taken.get((name, dim), set()):
+            raise AdapterError(f"another search layer already decides these channels of {name!r}")
+
+    def _kernel_cut(self, name: str, module: nn.Module) -> KernelCut | None:
+        if not isinstance(module, _ConvNd) or isinstance(module, _ConvTransposeNd):
+            return None
+        weight = f"{name}.weight"
+        edges = set(module.kernel_size)
+        if name not in self._order or weight not in self._tensors or weight in self._shared:
+            return None
+        if len(edges) != 1 or module.padding_mode != "zeros" or "weight" not in module._parameters:
+            return None
+        edge, ring = module.kernel_size[0], (module.kernel_size[0] - _SMALLEST_KERNEL) // 2
+        if edge <= _SMALLEST_KERNEL or edge % 2 == 0:
+            return None
+        if not isinstance(module.padding, str) and any(
+            p < ring * d for p, d in zip(module.padding, module.dilation, strict=True)
+        ):
+            return None
+        return KernelCut(weight, edge, len(module.kernel_size))
+
+    def _home(self, conv: str) -> str:
+        """The layer whose channels this convolution makes or passes through."""
+        for name, layer in self._found.items():
+            for coupling in layer.group.couplings if layer.group else ():
+                if coupling.tensor == f"{conv}.weight" and coupling.role is not Role.CONSUMED:
+                    return name
+        return ""
+
+
+def execution_order(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, int]:
+    """Place of each module in the order in which a forward pass first reaches it."""
+    order: dict[str, int] = {}
+    names = {id(module): name for name, module in model.named_modules()}
+
+    def note(module: nn.Module, _: object) -> None:
+        order.setdefault(names[id(module)], len(order))
+
+    handles = [m.register_forward_pre_hook(note) for m in model.modules()]
+    try:
+        with evaluating(model):
+            forward(model, single(example))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return order
+
+
+def _makers(group: RawGroup) -> list[str]:
+    return [m.tensor.rpartition(".")[0] for m in group.members if m.role is Role.PRODUCED]
+
+
+def _place(group: RawGroup, order: Mapping[str, int]) -> int:
+    return min((order.get(n, 1 << 30) for n in _makers(group) or group.modules), default=1 << 30)
+
+
+def _several(widths: list[int]) -> list[int]:
+    if len(widths) < 2:
+        raise AdapterError(f"it has only {widths[-1]} channels, too few to choose from")
+    return widths
+
+
+def _kernels(cut: KernelCut) -> list[int]:
+    return list(range(_SMALLEST_KERNEL, cut.kernel + 1, 2))
+
+
+def _with_kernel(layer: SearchLayer, cut: KernelCut) -> SearchLayer:
+    pairs = [(c.channels, k) for k in _kernels(cut) for c in layer.choices]
+    pairs.sort(key=lambda p: ((p[0] or 0) * p[1] ** cut.spatial, p[1]))
+    choices = tuple(Choice(c, k) for c, k in pairs)
+    return SearchLayer(layer.name, layer.modules, choices, layer.group, cut)
+
+
+def _shared_names(model: nn.Module) -> dict[str, str]:
+    """Parameters that several modules hold under names of their own."""
+    first: dict[int, str] = {}
+    shared: dict[str, str] = {}
+    for path, module in model.named_modules():
+        for leaf, tensor in module.named_parameters(recurse=False):
+            name = f"{path}.{leaf}" if path else leaf
+            other = first.setdefault(id(tensor), name)
+            if other != name:
+                shared[name], shared[other] = other, name
+    return shared

@@ -1,0 +1,184 @@
+"""One traced forward pass: how often each weight is applied, and what was not counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from compressor.cost import TensorSize, tensor_numel
+from compressor.errors import DataError
+
+_aten = torch.ops.aten
+_MOVES = {  # operators that only create, copy or reorder values
+    "clone", "copy_", "_to_copy", "cat", "stack", "constant_pad_nd", "empty", "zeros", "ones",
+    "full", "arange", "index_select", "gather", "index", "new_zeros", "new_ones", "new_empty",
+    "zeros_like", "ones_like", "empty_like", "scalar_tensor", "fill_", "zero_", "lift_fresh",
+    "contiguous", "native_dropout", "repeat", "channel_shuffle", "pixel_shuffle",
+    "_local_scalar_dense", "new_full", "full_like", "embedding", "roll", "flip", "slice_scatter",
+    "select_scatter", "set_", "resize_", "as_strided_", "linspace",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Count:
+    """What one input costs.
+
+    Attributes:
+        tensors: every parameter, with the multiply-adds per element that it takes part in.
+        fixed: multiply-adds of products between activations, which belong to no parameter.
+        uncounted: other arithmetic operators, which by the definition of MAdds do not count,
+            with the number of calls.
+    """
+
+    tensors: tuple[TensorSize, ...]
+    fixed: int
+    uncounted: Mapping[str, int]
+
+    @property
+    def madds(self) -> int:
+        """All multiply-adds of one input."""
+        return self.fixed + sum(t.positions * tensor_numel(t.shape) for t in self.tensors)
+
+    @property
+    def params(self) -> int:
+        """All parameters; shared ones once."""
+        return sum(tensor_numel(t.shape) for t in self.tensors)
+
+
+def count(model: nn.Module, example: tuple[Tensor, ...]) -> Count:
+    """Counts the multiply-adds of one input by running the model once.
+
+    Args:
+        model: run in evaluation mode, without gradients; its modes come back.
+        example: inputs `[N, …]`; only the first of the batch is used.
+
+    Raises:
+        DataError: the model does not run on the example.
+    """
+    with tracing() as tracer, evaluating(model):
+        forward(model, single(example))
+    return tracer.count(model)
+
+
+def single(example: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The first input of a batch, as a batch of one."""
+    return tuple(t[:1] if t.dim() else t for t in example)
+
+
+def forward(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    """Runs the model without gradients.
+
+    Raises:
+        DataError: the forward pass fails; names the shapes and the model's own message.
+    """
+    try:
+        with torch.no_grad():
+            return model(*inputs)
+    except Exception as error:
+        shapes = ", ".join(str(list(t.shape)) for t in inputs)
+        raise DataError(
+            f"the model must run on its inputs, but with shapes {shapes} it raised "
+            f"{type(error).__name__}: {error}; give inputs of the shape that it was trained on"
+        ) from error
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; every module's own mode comes back after it."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def tracing() -> Iterator[Tracer]:
+    """Counts what runs inside the block; attention is computed from its plain products."""
+    tracer = Tracer()
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), tracer:
+            yield tracer
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Adds up multiply-adds by the storage of the operand that may be a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._products: list[tuple[int, tuple[tuple[int, int], ...]]] = []
+        self._uncounted: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        rule = _RULES.get(func.overloadpacket)
+        if rule:
+            operands = [a for a in args if isinstance(a, Tensor)]
+            keys = tuple((a.untyped_storage().data_ptr(), a.numel()) for a in operands)
+            self._products.append((rule(args, out), keys))
+        elif not func.is_view and func.overloadpacket.__name__ not in _MOVES:
+            self._uncounted[func.overloadpacket.__name__] += 1
+        return out
+
+    def count(self, model: nn.Module) -> Count:
+        """What ran, attributed to the model's parameters."""
+        owners = {
+            (p.untyped_storage().data_ptr(), p.numel()): name
+            for name, p in model.named_parameters()
+            if p.dim() > 1
+        }
+        positions: Counter[str] = Counter()
+        fixed = 0
+        for madds, keys in self._products:
+            name = next((owners[k] for k in keys if k in owners), None)
+            if name is None:
+                fixed += madds
+            else:
+                positions[name] += madds
+        tensors = tuple(
+            TensorSize(name, tuple(p.shape), positions[name] // max(p.numel(), 1))
+            for name, p in model.named_parameters()
+        )
+        return Count(tensors, fixed, dict(sorted(self._uncounted.items())))
+
+
+def _convolution(args: Any, out: Tensor) -> int:
+    source, weight, transposed = args[0], args[1], args[6]
+    grid = (source if transposed else out).shape
+    return int(weight.numel()) * int(grid[0]) * tensor_numel(grid[2:])
+
+
+def _product(left: int) -> Callable[[Any, Tensor], int]:
+    """Rows x inner x columns (x batch) for a product whose left operand is `args[left]`."""
+
+    def rule(args: Any, out: Tensor) -> int:
+        return int(out.numel()) * int(args[left].shape[-1])
+
+    return rule
+
+
+_RULES: Mapping[Any, Callable[[Any, Tensor], int]] = {
+    _aten.convolution: _convolution,
+    _aten.mm: _product(0),
+    _aten.bmm: _product(0),
+    _aten.mv: _product(0),
+    _aten.addmm: _product(1),
+    _aten.baddbmm: _product(1),
+    _aten.addmv: _product(1),
+    _aten.linear: _product(0),
+    _aten.matmul: _product(0),
+}

@@ -1,0 +1,115 @@
+"""Batches as users hand them over: inputs alone, or inputs with targets."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from compressor.errors import DataError
+
+Inputs: TypeAlias = tuple[Tensor, ...]
+Batches: TypeAlias = Iterable[Any]
+
+_FORMS = (
+    "a batch is a tensor [N, …], or a pair (inputs, targets) where inputs is a tensor or a tuple "
+    "of tensors"
+)
+
+
+def as_inputs(example: Any) -> Inputs:
+    """The example input as a tuple of tensors.
+
+    Raises:
+        DataError: it is neither a tensor nor a tuple or list of tensors.
+    """
+    if isinstance(example, Tensor):
+        return (example,)
+    if (
+        isinstance(example, tuple | list)
+        and example
+        and all(isinstance(t, Tensor) for t in example)
+    ):
+        return tuple(example)
+    raise DataError(
+        "an example input must be a tensor [N, …] or a tuple of tensors, "
+        f"but got {type(example).__name__}"
+    )
+
+
+def split(batch: Any) -> tuple[Inputs, Tensor | None]:
+    """A batch as inputs and targets.
+
+    Raises:
+        DataError: the batch has neither form.
+    """
+    if isinstance(batch, Tensor):
+        return (batch,), None
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        inputs, targets = batch
+        if isinstance(targets, Tensor) and isinstance(inputs, Tensor | tuple | list):
+            return as_inputs(inputs), targets
+    parts = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
+    raise DataError(f"{_FORMS}, but got {type(batch).__name__}{parts}")
+
+
+def keep(data: Any, what: str) -> Batches:
+    """Batches that can be read more than once; one-shot iterators are read into a list.
+
+    Args:
+        data: the user's iterable.
+        what: how to call it in an error, for example "calibration data".
+
+    Raises:
+        DataError: it is no iterable, or holds no batch.
+    """
+    if isinstance(data, Tensor) or not isinstance(data, Iterable):
+        raise DataError(
+            f"{what} must be an iterable of batches, but got {type(data).__name__}; {_FORMS}"
+        )
+    batches = list(data) if isinstance(data, Iterator) else data
+    first = next(iter(batches), None)
+    if first is None:
+        raise DataError(f"{what} must hold at least one batch, but is empty")
+    inputs, _ = split(first)
+    if any(t.dim() == 0 or t.shape[0] == 0 for t in inputs):
+        raise DataError(
+            f"every batch of {what} must hold at least one input, but the first is empty"
+        )
+    return batches
+
+
+def on(device: torch.device, tensors: Inputs) -> Inputs:
+    """The tensors on a device."""
+    return tuple(t.to(device) for t in tensors)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's first parameter lives; the CPU for a model without any."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def tensors_hash(named: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 over names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in named:
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {list(values.shape)}\n".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def batches_hash(batches: Batches) -> str:
+    """SHA-256 over all inputs and targets, in order."""
+
+    def tensors() -> Iterator[tuple[str, Tensor]]:
+        for number, batch in enumerate(batches):
+            inputs, targets = split(batch)
+            yield from ((f"{number}", t) for t in inputs)
+            if targets is not None:
+                yield f"{number}y", targets
+
+    return tensors_hash(tensors())

@@ -1,0 +1,282 @@
+"""From the network that was found to files that were proved: export, measure, report."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from compressor import artefacts
+from compressor.budget import format_cost
+from compressor.cost import layer_control
+from compressor.data import Batches, Inputs, split, tensors_hash
+from compressor.errors import CheckError
+from compressor.export import ExportReport, export_onnx
+from compressor.limits import ResolvedBudget
+from compressor.measure import Settings, measure
+from compressor.outcome import Candidate, SearchResult
+from compressor.reading import Reading
+from compressor.report import FILE_NAME, write_report
+from compressor.request import Request, Stopwatch
+from compressor.result import (
+    BudgetRow,
+    Figures,
+    FrontierPoint,
+    RunSummary,
+    ScoredRow,
+    layer_rows,
+)
+from compressor.timing import Latency, Schedule
+
+ONNX = "model.onnx"
+_SAMPLES = 2  # calibration batches on which ONNX is compared with torch
+_FINAL = Schedule(rounds=20, seconds=8.0)
+_PACKAGES = (
+    "layernas-compressor", "torch", "torch-pruning", "onnx", "onnxruntime", "onnxscript", "numpy",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the search decided and what became of it.
+
+    Attributes:
+        reading: the network as it was read.
+        search: what was scored.
+        candidate: the network that was taken.
+        model: it, calibrated and fine-tuned.
+        score: of `model`.
+        base_score: of the original.
+        budgets: what was promised.
+    """
+
+    reading: Reading
+    search: SearchResult
+    candidate: Candidate
+    model: nn.Module
+    score: float
+    base_score: float
+    budgets: tuple[ResolvedBudget, ...]
+
+
+def measure_settings(request: Request, schedule: Schedule) -> Settings:
+    """How this run measures latency."""
+    return Settings(request.options.threads, request.options.provider, schedule)
+
+
+def deliver(request: Request, found: Found, folder: Path, watch: Stopwatch) -> RunSummary:
+    """Writes every file of a finished run.
+
+    Raises:
+        CheckError: ONNX and torch disagree, or the measured latency is above the budget.
+        ExportError: the network cannot be exported.
+        RunError: the directory cannot be written.
+    """
+    architecture = found.candidate.architecture
+    with tempfile.TemporaryDirectory() as scratch:
+        with watch.stage("export"):
+            original = _export(request, request.model, Path(scratch) / "original.onnx", {})
+            details = _metadata(request, found)
+            compressed = _export(request, found.model, folder / ONNX, details)
+        artefacts.save(folder, found.model, found.reading.space, architecture)
+        with watch.stage("measure"):
+            latency = measure(
+                {"original": original.path, "compressed": compressed.path},
+                measure_settings(request, _FINAL),
+            )
+    summary = _summary(request, found, (original, compressed), latency, watch)
+    summary.write(folder)
+    write_report(summary, folder / FILE_NAME)
+    _require_budgets(summary.budgets, latency)
+    return summary
+
+
+def samples(calibration: Batches) -> list[Inputs]:
+    """Inputs of the first calibration batches."""
+    found = []
+    for batch, _ in zip(calibration, range(_SAMPLES), strict=False):
+        found.append(split(batch)[0])
+    return found
+
+
+def _export(
+    request: Request, model: nn.Module, path: Path, details: Mapping[str, str]
+) -> ExportReport:
+    return export_onnx(
+        model,
+        request.example,
+        path,
+        metadata=details,
+        samples=samples(request.calibration),
+    )
+
+
+def _metadata(request: Request, found: Found) -> dict[str, str]:
+    return {
+        "compressor.architecture": ",".join(map(str, found.candidate.architecture)),
+        "compressor.budget": ", ".join(str(b.budget) for b in found.budgets),
+        "compressor.original_sha256": tensors_hash(request.model.state_dict().items()),
+        "compressor.version": _version("layernas-compressor"),
+    }
+
+
+def _summary(
+    request: Request,
+    found: Found,
+    exports: tuple[ExportReport, ExportReport],
+    latency: Mapping[str, Latency],
+    watch: Stopwatch,
+) -> RunSummary:
+    reading, space = found.reading, found.reading.space
+    chosen, original = found.candidate.architecture, space.original
+    base = _figures(reading, original, found.base_score, exports[0], latency["original"])
+    best = _figures(reading, chosen, found.score, exports[1], latency["compressed"])
+    return RunSummary(
+        base=base,
+        best=best,
+        architecture=chosen,
+        choices=space.describe(chosen),
+        widths=layer_rows(space, chosen, layer_control(reading.madds, space)),
+        budgets=tuple(_budget_row(b, best, latency["compressed"]) for b in found.budgets),
+        evaluations=len(found.search.scored),
+        failed=len(found.search.failed),
+        seconds=watch.seconds,
+        stages=dict(watch.stages),
+        frozen=space.frozen,
+        frontier=frontier(reading, found.search.frontier),
+        scored=tuple(
+            ScoredRow(i, float(c.costs[found.budgets[0].budget.unit]), c.score)
+            for i, c in enumerate(found.search.scored)
+        ),
+        settings=_settings(request),
+        versions={name: _version(name) for name in _PACKAGES},
+        machine={
+            "processor": platform.processor() or platform.machine(),
+            "system": platform.system(),
+            "python": platform.python_version(),
+            "torch threads": torch.get_num_threads(),
+            "runtime threads": request.options.threads,
+            "provider": request.options.provider,
+        },
+        command=request.options.command,
+    )
+
+
+def frontier(reading: Reading, candidates: Sequence[Candidate]) -> tuple[FrontierPoint, ...]:
+    """Scored networks that no cheaper one beats, with their costs."""
+    return tuple(
+        FrontierPoint(
+            c.architecture,
+            reading.madds(c.architecture),
+            reading.params(c.architecture),
+            c.score,
+            c.costs.get("latency"),
+        )
+        for c in candidates
+    )
+
+
+def _figures(
+    reading: Reading,
+    architecture: tuple[int, ...],
+    score: float,
+    export: ExportReport,
+    latency: Latency,
+) -> Figures:
+    return Figures(
+        madds=reading.madds(architecture),
+        params=reading.params(architecture),
+        score=score,
+        latency_ms=latency.median_ms,
+        file_bytes=export.bytes,
+    )
+
+
+def _budget_row(resolved: ResolvedBudget, best: Figures, latency: Latency) -> BudgetRow:
+    unit, limit = resolved.budget.unit, resolved.high
+    reached = {"madds": best.madds, "params": best.params, "latency": latency.median_ms}[unit]
+    if unit == "latency" and resolved.budget.relative:
+        # A share of the original is promised against the original of the same measurement.
+        limit = resolved.budget.amount * latency.median_ms / latency.ratio
+    return BudgetRow(unit, str(resolved.budget), float(limit), float(reached))
+
+
+def _require_budgets(rows: Sequence[BudgetRow], latency: Mapping[str, Latency]) -> None:
+    for row in rows:
+        if not row.met:
+            spread = latency["compressed"]
+            raise CheckError(
+                f"the budget {row.requested} allows {format_cost(row.unit, row.limit)}, but the "
+                f"exported network was measured at {format_cost(row.unit, row.reached)} "
+                f"(95 % interval {spread.low_ms:.3g} to {spread.high_ms:.3g} ms); the machine may "
+                "be busy: run the same command again, or ask for a few per cent less"
+            )
+
+
+def _settings(request: Request) -> dict[str, str | int | float | bool | None]:
+    options = request.options
+    return {
+        "budget": ", ".join(str(b) for b in request.budgets),
+        "evaluations": options.evaluations,
+        "finetune": options.finetune,
+        "score_epochs": options.score_epochs,
+        "seed": options.seed,
+        "adapter": options.adapter,
+        "threads": options.threads,
+        "provider": options.provider,
+        **options.origin,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def export_again(
+    run: Path | str,
+    model: nn.Module,
+    example: Inputs,
+    *,
+    opset: int | None = None,
+    dynamic_batch: bool = True,
+    calibration: Batches = (),
+) -> ExportReport:
+    """Writes the ONNX file of a finished run again, verified like the first time.
+
+    Args:
+        run: the run directory.
+        model: the original network as its code builds it.
+        example: inputs `[N, …]`.
+        opset: ONNX operator set; torch's own default without.
+        dynamic_batch: whether the file takes any batch size.
+        calibration: batches on which ONNX is compared with torch, beside random input.
+
+    Raises:
+        RunError: the run is unfinished or belongs to another model.
+    """
+    folder = Path(run)
+    summary = RunSummary.read(folder)
+    small = artefacts.load(folder, model)
+    details = {
+        "compressor.architecture": ",".join(map(str, summary.architecture)),
+        "compressor.budget": ", ".join(row.requested for row in summary.budgets),
+        "compressor.version": _version("layernas-compressor"),
+    }
+    return export_onnx(
+        small,
+        example,
+        folder / ONNX,
+        opset=opset,
+        dynamic_batch=dynamic_batch,
+        metadata=details,
+        samples=samples(calibration),
+    )

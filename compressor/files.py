@@ -1,0 +1,87 @@
+"""Files as a whole or not at all, and the folder of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from compressor.errors import RunError
+
+JOURNAL = "journal.sqlite"
+
+
+def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
+    """Calls `write` with a temporary path beside `path` and moves the result into place.
+
+    A reader sees the old file or the new one, never half of one.
+
+    Raises:
+        RunError: the disk is full or the directory cannot be written; nothing is left behind.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(
+            f"{str(path)!r} cannot be written: {error.strerror or error}; free some space or "
+            "choose another directory"
+        ) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Writes a text file in UTF-8 as a whole; see `write_atomic`."""
+    return write_atomic(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def run_folder(out: Path) -> Iterator[Path]:
+    """The folder of a run: made if it is not there, and gone again if the run never started.
+
+    A run has started when its journal holds an evaluation or a note; whatever fails before that
+    (a budget that cannot be met, a score that raises) leaves nothing behind.
+
+    Raises:
+        RunError: the folder holds something else, or cannot be written.
+    """
+    existed = out.exists()
+    _require_run_or_empty(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out) as probe:
+            probe.write(b"x")
+            probe.flush()
+    except OSError as error:
+        raise RunError(
+            f"the run directory {str(out)!r} cannot be written: {error.strerror or error}; choose "
+            "another --out"
+        ) from error
+    try:
+        yield out
+    finally:
+        if not existed:
+            with contextlib.suppress(OSError):
+                out.rmdir()  # only succeeds while it is empty
+
+
+def _require_run_or_empty(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise RunError(f"--out must be a directory, but {str(out)!r} is a file")
+    if out.is_dir() and any(out.iterdir()) and not (out / JOURNAL).is_file():
+        raise RunError(
+            f"--out must be new, empty, or a run to resume, but {str(out)!r} holds other files; "
+            "choose another directory"
+        )

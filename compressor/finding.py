@@ -1,0 +1,193 @@
+"""From a reading to a network: costs, search, confirmation, fine-tuning."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from compressor.budget import format_cost
+from compressor.cost import CostModel, Limit
+from compressor.delivery import ONNX, Found, measure_settings
+from compressor.errors import InfeasibleError
+from compressor.export import export_base, export_onnx
+from compressor.journal import Journal
+from compressor.latency import LatencyCost
+from compressor.limits import ResolvedBudget, resolve_budgets
+from compressor.outcome import Candidate, Outcome, SearchResult
+from compressor.progress import Event, Progress
+from compressor.reading import Reading
+from compressor.request import Request, Stopwatch
+from compressor.scoring import Scorer
+from compressor.search import layer_nas
+from compressor.space import Architecture
+from compressor.timing import Schedule
+
+_CANDIDATE = Schedule(warmup=20, repeats=5, rounds=8, seconds=1.0)
+_CONFIRM = Schedule(rounds=20, seconds=4.0)
+_CONFIRMED = 8  # best candidates that are measured once more under a latency budget
+
+
+def find(
+    request: Request,
+    reading: Reading,
+    base_score: float,
+    journal: Journal,
+    watch: Stopwatch,
+    progress: Progress,
+) -> Found:
+    """Searches, takes the best network, and fine-tunes it.
+
+    Args:
+        request: what was asked for.
+        reading: the network as it was read.
+        base_score: of the original.
+        journal: of this run; what it knows is not evaluated again.
+        watch: gets the time of each stage.
+        progress: told after each evaluation and epoch.
+
+    Raises:
+        BudgetError: the original already meets the budget.
+        InfeasibleError: nothing that can be reached meets it.
+        SearchError: no network could be scored.
+    """
+    options = request.options
+    scorer = Scorer(
+        request.model, reading.space, request.calibration, request.score, request.training,
+        options.score_epochs, options.seed,
+    )  # fmt: skip
+    with watch.stage("search"):
+        costs = _costs(request, reading, journal, scorer)
+        budgets = resolve_budgets(request.budgets, costs, reading.space.original)
+        result = _search(request, reading, budgets, scorer, journal, progress)
+        candidate = _confirmed(request, result, budgets)
+    model = scorer.build(candidate.architecture)
+    epochs = options.finetune or options.score_epochs
+    if epochs:
+        with watch.stage("fine-tune"):
+            model, scores = scorer.tuned(model, epochs, progress)
+        score = max(scores)
+    else:
+        score = request.score(model)
+    return Found(reading, result, candidate, model, score, base_score, budgets)
+
+
+def _costs(
+    request: Request, reading: Reading, journal: Journal, scorer: Scorer
+) -> dict[str, CostModel]:
+    """Every cost that a budget names."""
+    costs: dict[str, CostModel] = {"madds": reading.madds, "params": reading.params}
+    if any(b.unit == "latency" for b in request.budgets):
+        costs["latency"] = LatencyCost(
+            export_base(request.model, request.example),
+            reading.space,
+            measure_settings(request, _CANDIDATE),
+            recall=lambda a: journal.cost("latency", a),
+            remember=lambda a, value: journal.record_cost("latency", a, value),
+            fallback=lambda a: _exported(request, scorer.build(a)),
+        )
+    return {b.unit: costs[b.unit] for b in request.budgets}
+
+
+def _exported(request: Request, model: nn.Module) -> bytes:
+    with tempfile.TemporaryDirectory() as scratch:
+        path = export_onnx(model, request.example, Path(scratch) / ONNX).path
+        return path.read_bytes()
+
+
+def _search(
+    request: Request,
+    reading: Reading,
+    budgets: Sequence[ResolvedBudget],
+    scorer: Scorer,
+    journal: Journal,
+    progress: Progress,
+) -> SearchResult:
+    limits = [b.limit() for b in budgets]
+    known = journal.outcomes()
+    watcher = _Watcher(request.options.evaluations, limits, known, progress)
+
+    def note(architecture: Architecture, outcome: Outcome) -> None:
+        costs = {limit.cost.unit: float(limit.cost(architecture)) for limit in limits}
+        journal.record(architecture, outcome, costs)
+        watcher.add(architecture, outcome)
+
+    return layer_nas(
+        sizes=reading.space.sizes,
+        limits=limits,
+        score=scorer,
+        evaluations=request.options.evaluations,
+        seed=request.options.seed,
+        known=known,
+        on_outcome=note,
+        names=[layer.name for layer in reading.space.layers],
+    )
+
+
+class _Watcher:
+    """Tells how far the search is and what the best score within the limits is."""
+
+    def __init__(
+        self,
+        total: int,
+        limits: Sequence[Limit],
+        known: Mapping[Architecture, Outcome],
+        progress: Progress,
+    ) -> None:
+        self._total, self._limits, self._progress = total, limits, progress
+        self._best: float | None = None
+        self._done = 0
+        for architecture, outcome in list(known.items())[:total]:
+            self._note(architecture, outcome)
+        self._tell("resumed" if known else "")
+
+    def add(self, architecture: Architecture, outcome: Outcome) -> None:
+        """One more evaluation."""
+        self._note(architecture, outcome)
+        self._tell(f"last failed: {outcome.reason}" if outcome.score is None else "")
+
+    def _note(self, architecture: Architecture, outcome: Outcome) -> None:
+        self._done += 1
+        score = outcome.score
+        if score is None or (self._best is not None and score <= self._best):
+            return
+        if self._inside(architecture):
+            self._best = score
+
+    def _inside(self, architecture: Architecture) -> bool:
+        return all(limit.cost(architecture) <= limit.high for limit in self._limits)
+
+    def _tell(self, more: str) -> None:
+        best = "" if self._best is None else f"best score in budget {self._best:.4f}"
+        note = ", ".join(part for part in (best, more) if part)
+        self._progress(Event("search", min(self._done, self._total), self._total, note))
+
+
+def _confirmed(
+    request: Request, result: SearchResult, budgets: Sequence[ResolvedBudget]
+) -> Candidate:
+    """The best candidate; under a latency budget, the best that a longer measurement confirms.
+
+    Raises:
+        InfeasibleError: none of the best was confirmed.
+    """
+    latency = next((b for b in budgets if b.budget.unit == "latency"), None)
+    if latency is None or not isinstance(latency.cost, LatencyCost):
+        return result.best
+    inside = [
+        c for c in result.scored if all(c.costs[b.budget.unit] <= b.limit().high for b in budgets)
+    ]
+    ranked = [result.best, *sorted(inside, key=lambda c: -c.score)]
+    tried: list[float] = []
+    for candidate in list(dict.fromkeys(c.architecture for c in ranked))[:_CONFIRMED]:
+        measured = latency.cost.again(candidate, measure_settings(request, _CONFIRM))
+        if measured <= latency.high:
+            return next(c for c in ranked if c.architecture == candidate)
+        tried.append(measured)
+    raise InfeasibleError(
+        f"the budget {latency.budget} allows {format_cost('latency', latency.high)}, but of the "
+        f"{len(tried)} best networks the fastest took {format_cost('latency', min(tried))} when "
+        "measured again; the machine may be busy: run the same command again, or raise the budget"
+    )

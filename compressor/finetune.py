@@ -1,0 +1,166 @@
+"""Fine-tuning with the original network as teacher."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._pytree import tree_leaves
+
+from compressor.counting import evaluating
+from compressor.data import Batches, Inputs, device_of, on, split
+from compressor.errors import CheckError, DataError
+from compressor.evaluate import Score
+from compressor.progress import Event, Progress, silent
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to fine-tune.
+
+    Attributes:
+        epochs: passes over the training data.
+        learning_rate: peak of a linear warm-up followed by a cosine to zero (AdamW).
+        temperature: softens both distributions (Hinton et al., arXiv 1503.02531, section 2).
+        teacher_share: weight of the teacher's answer against the targets, where there are any.
+        seed: of dropout and whatever else draws numbers in training mode.
+    """
+
+    epochs: int
+    learning_rate: float = 1e-3
+    temperature: float = 2.0
+    teacher_share: float = 0.7
+    seed: int = 0
+
+
+_WARM_UP = 0.1  # share of all steps
+_LARGEST_GRADIENT = 5.0
+
+
+def fine_tune(
+    model: nn.Module,
+    teacher: nn.Module,
+    training: Batches,
+    score: Score,
+    recipe: Recipe,
+    progress: Progress = silent,
+) -> tuple[nn.Module, tuple[float, ...]]:
+    """Trains a copy of the network to answer like the teacher; the best epoch is kept.
+
+    Args:
+        model: the network to start from; not touched.
+        teacher: the original network; not touched.
+        training: batches; integer targets `[N]` are used where there are any, and where the
+            output is logits `[N, classes]`.
+        score: judges each epoch, higher is better.
+        recipe: the settings.
+        progress: told after each epoch.
+
+    Returns:
+        The best network, in evaluation mode, and the score before and after each epoch.
+
+    Raises:
+        CheckError: the loss stopped being a number.
+    """
+    student = copy.deepcopy(model).eval().requires_grad_(True)
+    scores = [score(student)]
+    best = copy.deepcopy(student.state_dict())
+    steps = _count(training) * recipe.epochs
+    optimizer = torch.optim.AdamW(student.parameters(), lr=recipe.learning_rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        for epoch in range(recipe.epochs):
+            _train_epoch(student, teacher, training, recipe, optimizer, schedule)
+            scores.append(score(student.eval()))
+            if scores[-1] > max(scores[:-1]) or (epoch == 0 and not scores[-1] < scores[0]):
+                best = copy.deepcopy(student.state_dict())
+            note = f"score {scores[-1]:.4f}, best {max(scores):.4f}"
+            progress(Event("fine-tune", epoch + 1, recipe.epochs, note))
+    student.load_state_dict(best)
+    return student.eval().requires_grad_(False), tuple(scores)
+
+
+def _train_epoch(
+    student: nn.Module,
+    teacher: nn.Module,
+    training: Batches,
+    recipe: Recipe,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+) -> None:
+    student.train()
+    for batch in training:
+        inputs, targets = split(batch)
+        inputs = on(device_of(student), inputs)
+        loss = _loss(student(*inputs), _answers(teacher, inputs), targets, recipe)
+        if not torch.isfinite(loss):
+            raise CheckError(
+                f"fine-tuning diverged: the loss became {float(loss)}; check the training data "
+                f"for values that are not numbers, or lower the learning rate "
+                f"({recipe.learning_rate:g})"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        nn.utils.clip_grad_norm_(student.parameters(), _LARGEST_GRADIENT)
+        optimizer.step()
+        schedule.step()
+
+
+def _answers(teacher: nn.Module, inputs: Inputs) -> Any:
+    with evaluating(teacher), torch.no_grad():
+        return teacher(*inputs)
+
+
+def _loss(output: Any, answer: Any, targets: Tensor | None, recipe: Recipe) -> Tensor:
+    outputs, answers = _floats(output), _floats(answer)
+    if len(outputs) == 1 and outputs[0].dim() == 2:
+        logits, wanted = outputs[0], answers[0]
+        heat = recipe.temperature
+        distilled = heat**2 * functional.kl_div(
+            functional.log_softmax(logits / heat, dim=1),
+            functional.log_softmax(wanted / heat, dim=1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        if targets is None or targets.is_floating_point() or targets.dim() != 1:
+            return distilled
+        labelled = functional.cross_entropy(logits, targets.to(logits.device))
+        return recipe.teacher_share * distilled + (1 - recipe.teacher_share) * labelled
+    # Anything else is matched value by value, each output relative to its own spread.
+    return torch.stack(
+        [
+            functional.mse_loss(o, a) / (a.var() + 1e-8)
+            for o, a in zip(outputs, answers, strict=True)
+        ]
+    ).sum()
+
+
+def _floats(output: Any) -> Sequence[Tensor]:
+    found = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
+    if not found:
+        raise DataError(
+            f"fine-tuning needs a model that returns tensors, but it returned "
+            f"{type(output).__name__}; use --finetune 0"
+        )
+    return found
+
+
+def _rate(step: int, steps: int) -> float:
+    warm = max(1, int(_WARM_UP * steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))
+
+
+def _count(batches: Batches) -> int:
+    try:
+        return len(batches)  # type: ignore[arg-type]
+    except TypeError:
+        return sum(1 for _ in batches)

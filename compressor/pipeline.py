@@ -1,0 +1,189 @@
+"""The whole chain: read, search, materialise, fine-tune, export, verify, measure, report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from compressor.data import Batches, as_inputs, batches_hash, tensors_hash
+from compressor.delivery import ONNX, deliver, export_again, frontier
+from compressor.evaluate import Score, checked_score
+from compressor.export import ExportReport
+from compressor.files import JOURNAL, run_folder
+from compressor.finding import find
+from compressor.journal import Journal
+from compressor.opinion import thop_madds
+from compressor.progress import Event, Progress, silent
+from compressor.reading import Inspection, Reading, describe, read_network, require_layers
+from compressor.request import Options, Request, Stopwatch, make_request
+from compressor.result import FrontierPoint, RunSummary
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `compress` hands back.
+
+    Attributes:
+        model: the compressed network, in evaluation mode.
+        frontier: scored networks that no cheaper one beats, cheapest first.
+        onnx_path: the verified ONNX file.
+        run: the run directory.
+        summary: everything in `result.json`.
+    """
+
+    model: nn.Module
+    frontier: tuple[FrontierPoint, ...]
+    onnx_path: Path
+    run: Path
+    summary: RunSummary
+
+
+def compress(  # noqa: PLR0913  (one call is the whole product; all but three have defaults)
+    model: nn.Module,
+    example_input: Any,
+    *,
+    budget: str | Sequence[str],
+    calibration: Batches,
+    out: Path | str,
+    validation: Batches | None = None,
+    training: Batches | None = None,
+    score: Score | None = None,
+    evaluations: int = 100,
+    finetune: int = 0,
+    score_epochs: int = 0,
+    seed: int = 0,
+    adapter: str = "generic",
+    threads: int = 1,
+    provider: str = "CPUExecutionProvider",
+    command: str = "",
+    origin: Mapping[str, str | None] | None = None,
+    progress: Progress = silent,
+) -> Result:
+    """Compresses a network to a budget and writes a verified ONNX file.
+
+    The same call with the same `out` resumes an interrupted run without repeating an evaluation.
+
+    Args:
+        model: the pretrained network; not touched.
+        example_input: a tensor `[N, …]` or a tuple of tensors that the network accepts.
+        budget: `"madds=50%"`, `"madds=150M, params=2M"`, `"latency=4ms"`, or several such texts;
+            all hold together.
+        calibration: batches of inputs, with or without targets; a few hundred inputs are enough.
+        out: run directory; see the README for what it will hold.
+        validation: batches of (inputs, integer targets) for the default score, top-1.
+        training: batches for fine-tuning; without, the calibration batches serve.
+        score: `score(model) -> float`, higher is better, instead of top-1 on `validation`.
+        evaluations: networks to score at most.
+        finetune: epochs for the network that was found, with the original as teacher.
+        score_epochs: epochs for each network before it is scored.
+        seed: of the search and of fine-tuning.
+        adapter: registered name, or `package.module:Class`.
+        threads: of ONNX Runtime, for every latency.
+        provider: of ONNX Runtime.
+        command: shell line that repeats the run, for the report.
+        origin: where the network came from, for the report.
+        progress: told after each step.
+
+    Raises:
+        UsageError: the request cannot be meant; nothing was written.
+        InfeasibleError: the budget is below what the network can be cut to.
+        CompressorError: see `compressor.errors`.
+    """
+    options = Options(
+        evaluations, finetune, score_epochs, seed, adapter, threads, provider, command,
+        dict(origin or {}),
+    )  # fmt: skip
+    request = make_request(
+        model, example_input, budget, calibration, validation, training, score, options
+    )
+    watch = Stopwatch()
+    with run_folder(Path(out)) as folder:
+        with watch.stage("read"):
+            reading = read_network(model, request.example, adapter, progress)
+        require_layers(reading)
+        base_score = checked_score(request.score, model)
+        with _journal(folder, request, reading) as journal:
+            found = find(request, reading, base_score, journal, watch, progress)
+        progress(Event("export", 0, None, "writing and verifying ONNX"))
+        summary = deliver(request, found, folder, watch)
+    return Result(
+        model=found.model,
+        frontier=frontier(reading, found.search.frontier),
+        onnx_path=folder / ONNX,
+        run=folder,
+        summary=summary,
+    )
+
+
+def inspect(
+    model: nn.Module,
+    example_input: Any,
+    *,
+    adapter: str = "generic",
+    progress: Progress = silent,
+) -> Inspection:
+    """What the search could decide about a network, and what it could not, with reasons.
+
+    Raises:
+        DataError: the model does not run on the example.
+        UsageError: there is no such adapter.
+    """
+    example = as_inputs(example_input)
+    reading = read_network(model, example, adapter, progress)
+    return describe(reading, thop_madds(model, example))
+
+
+def export_run(
+    run: Path | str,
+    model: nn.Module,
+    example_input: Any,
+    *,
+    opset: int | None = None,
+    dynamic_batch: bool = True,
+    calibration: Batches = (),
+) -> ExportReport:
+    """Writes the ONNX file of a finished run again; see `compressor.delivery.export_again`."""
+    return export_again(
+        run,
+        model,
+        as_inputs(example_input),
+        opset=opset,
+        dynamic_batch=dynamic_batch,
+        calibration=calibration,
+    )
+
+
+@contextmanager
+def _journal(folder: Path, request: Request, reading: Reading) -> Iterator[Journal]:
+    """The run's journal; a new one in which nothing was recorded is removed again."""
+    path = folder / JOURNAL
+    new = not path.exists()
+    journal = Journal.open(path, _fingerprint(request, reading))
+    try:
+        yield journal
+    finally:
+        empty = new and not journal.outcomes()
+        journal.close()
+        if empty:
+            path.unlink(missing_ok=True)
+
+
+def _fingerprint(request: Request, reading: Reading) -> dict[str, Any]:
+    """What an evaluation depends on; a run with another fingerprint does not resume."""
+    options = request.options
+    print_ = {
+        "model": tensors_hash(request.model.state_dict().items()),
+        "search space": [[layer.name, len(layer.choices)] for layer in reading.space.layers],
+        "calibration data": batches_hash(request.calibration),
+        "budget": sorted(str(b) for b in request.budgets),
+        "seed": options.seed,
+        "score_epochs": options.score_epochs,
+    }
+    if any(b.unit == "latency" for b in request.budgets):
+        print_ |= {"threads": options.threads, "provider": options.provider}
+    return print_

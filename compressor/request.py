@@ -1,0 +1,147 @@
+"""What a run was asked for, checked before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+from torch import nn
+
+from compressor.budget import Budget, parse_budgets
+from compressor.counting import evaluating, forward
+from compressor.data import Batches, Inputs, as_inputs, device_of, keep, on, split
+from compressor.errors import DataError, UsageError
+from compressor.evaluate import Score, top1
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of a run.
+
+    Attributes:
+        evaluations: networks to score at most.
+        finetune: epochs for the network that was found.
+        score_epochs: epochs for every network before it is scored.
+        seed: of the search and of fine-tuning.
+        adapter: registered name, or `package.module:Class`.
+        threads: of ONNX Runtime, for every latency.
+        provider: of ONNX Runtime.
+        command: shell line that repeats the run, for the report; empty from Python.
+        origin: where the network came from, for the report and `compressor export`.
+    """
+
+    evaluations: int = 100
+    finetune: int = 0
+    score_epochs: int = 0
+    seed: int = 0
+    adapter: str = "generic"
+    threads: int = 1
+    provider: str = "CPUExecutionProvider"
+    command: str = ""
+    origin: Mapping[str, str | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, least in (("evaluations", 1), ("finetune", 0), ("score_epochs", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} must be at least {least}, but got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A network, its data and its budgets.
+
+    Attributes:
+        model: the original network; never touched.
+        example: inputs `[N, …]`.
+        budgets: limits that hold together.
+        calibration: batches for BatchNorm statistics and for comparing ONNX with torch.
+        training: batches for fine-tuning, or None.
+        score: judges a network, higher is better.
+        options: settings.
+    """
+
+    model: nn.Module
+    example: Inputs
+    budgets: tuple[Budget, ...]
+    calibration: Batches
+    training: Batches | None
+    score: Score
+    options: Options
+
+
+def make_request(
+    model: nn.Module,
+    example_input: Any,
+    budget: Any,
+    calibration: Any,
+    validation: Any,
+    training: Any,
+    score: Score | None,
+    options: Options,
+) -> Request:
+    """Checks everything that can be checked without work.
+
+    Raises:
+        UsageError: or one of its kinds, naming what was wrong.
+    """
+    if not isinstance(model, nn.Module):
+        raise DataError(f"the model must be a torch.nn.Module, but got {type(model).__name__}")
+    request = Request(
+        model=model,
+        example=as_inputs(example_input),
+        budgets=parse_budgets(budget),
+        calibration=keep(calibration, "calibration data"),
+        training=None if training is None else keep(training, "training data"),
+        score=_score(score, validation),
+        options=options,
+    )
+    _try_batch(request)
+    return request
+
+
+def _score(score: Score | None, validation: Any) -> Score:
+    if score is not None:
+        return score
+    if validation is None:
+        raise DataError(
+            "a network is judged on validation data or by a score, but neither was given; pass "
+            "validation=batches of (inputs, targets), or score=function(model) -> float"
+        )
+    batches = keep(validation, "validation data")
+    return partial(top1, validation=batches)
+
+
+def _try_batch(request: Request) -> None:
+    """The example and a calibration batch must fit the network, before anything is started."""
+    device = device_of(request.model)
+    with evaluating(request.model):
+        forward(request.model, on(device, request.example))
+        inputs, _ = split(next(iter(request.calibration)))
+        forward(request.model, on(device, inputs))
+
+
+class Stopwatch:
+    """Wall-clock seconds of each stage, in order."""
+
+    def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
+        self.stages: dict[str, float] = {}
+        self._clock = clock
+        self._start = clock()
+
+    @property
+    def seconds(self) -> float:
+        """Since the stopwatch was made."""
+        return self._clock() - self._start
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the time of the block to the stage."""
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self.stages[name] = self.stages.get(name, 0.0) + self._clock() - start

@@ -1,0 +1,104 @@
+"""A small depthwise-separable CNN on scikit-learn's scans of handwritten digits.
+
+The network is trained from scratch on first use (seconds) and kept beside the system's other
+temporary files, so that a second command compresses the same network.
+
+    compressor compress samples/digits.py --budget madds=40% --finetune 20 --out runs/demo
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional
+
+EPOCHS = 30
+BATCH = 64
+WEIGHTS = Path(tempfile.gettempdir()) / f"compressor-digits-{EPOCHS}.pt"
+
+
+def block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """Depthwise 3x3 and pointwise convolution, each with BatchNorm and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False),
+        nn.BatchNorm2d(inputs),
+        nn.ReLU(),
+        nn.Conv2d(inputs, outputs, 1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    )
+
+
+def network() -> nn.Sequential:
+    """Digits [N, 1, 8, 8] to logits [N, 10]."""
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        block(32, 64, 1),
+        block(64, 96, 2),
+        block(96, 96, 1),
+        block(96, 128, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(128, 10),
+    )
+
+
+def batches(part: str) -> list[tuple[Tensor, Tensor]]:
+    """The scans in a fixed order: 1,000 to train, 297 to search, 500 that nothing is tuned on."""
+    images, labels = load_digits(return_X_y=True)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    start, end = {"train": (0, 1000), "search": (1000, 1297), "test": (1297, 1797)}[part]
+    x = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8)[order][start:end] / 16
+    y = torch.tensor(labels, dtype=torch.long)[order][start:end]
+    return list(zip(x.split(BATCH), y.split(BATCH), strict=True))
+
+
+def build_model() -> nn.Module:
+    model = network()
+    if not WEIGHTS.exists():
+        train(model)
+        torch.save(model.state_dict(), WEIGHTS)
+    model.load_state_dict(torch.load(WEIGHTS, weights_only=True))
+    return model.eval()
+
+
+def train(model: nn.Module) -> None:
+    """Trains in place; the same on every run."""
+    torch.manual_seed(0)
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    data = batches("train")
+    optimizer = torch.optim.AdamW(model.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=5e-3, total_steps=EPOCHS * len(data)
+    )
+    model.train()
+    for _ in range(EPOCHS):
+        for x, y in data:
+            optimizer.zero_grad()
+            functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            schedule.step()
+
+
+def example_input() -> Tensor:
+    return torch.zeros(1, 1, 8, 8)
+
+
+def calibration_data() -> list[tuple[Tensor, Tensor]]:
+    return batches("train")[:4]
+
+
+def validation_data() -> list[tuple[Tensor, Tensor]]:
+    return batches("search")
+
+
+def training_data() -> list[tuple[Tensor, Tensor]]:
+    return batches("train")
