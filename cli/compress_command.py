@@ -62,6 +62,7 @@ _COUNT = click.IntRange(min=0)
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     target: str,
     budget: tuple[str, ...],
     out: Path,
