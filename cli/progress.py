@@ -57,9 +57,19 @@ class _LiveBars:
 
     def __call__(self, event: Event) -> None:
         if event.stage not in self.tasks:
+            self._close()
             self.tasks[event.stage] = self.live.add_task(event.stage, total=None, note="")
         task = self.tasks[event.stage]
         self.live.update(task, completed=event.done, total=event.total, note=event.note)
+
+    def _close(self) -> None:
+        """The next stage has begun, so the ones before are over, however far they counted."""
+        for task in self.live.tasks:
+            if not task.finished:
+                self.live.update(
+                    task.id, total=max(task.completed, 1), completed=max(task.completed, 1)
+                )
+                self.live.stop_task(task.id)
 
 
 @dataclass
@@ -70,21 +80,27 @@ class PlainLines:
     clock: Callable[[], float] = time.monotonic
     begun: dict[str, tuple[float, int]] = field(default_factory=dict)
     last: float = 0.0
+    held: Event | None = None
 
     def __call__(self, event: Event) -> None:
-        """Prints a line, or decides that the last one is fresh enough."""
+        """Prints a line, or holds it back while the last one is fresh enough."""
         now = self.clock()
         new = event.stage not in self.begun
         if new:
+            if self.held is not None:
+                self._print(self.held, now, over=True)
             self.begun[event.stage] = (now, event.done)
         if new or event.done == event.total or now - self.last >= _EVERY:
-            self.last = now
-            self.console.print(Text(self._line(event, now)), soft_wrap=True)
+            self._print(event, now)
+        else:
+            self.held = event
 
-    def _line(self, event: Event, now: float) -> str:
-        of = "" if event.total is None else f"/{event.total}"
-        parts = [f"{event.stage} {event.done}{of}", event.note, self._left(event, now)]
-        return ", ".join(part for part in parts if part)
+    def _print(self, event: Event, now: float, *, over: bool = False) -> None:
+        self.last, self.held = now, None
+        count = "" if event.total is None else f" {event.done}/{event.total}"
+        left = "" if over else self._left(event, now)
+        line = ", ".join(part for part in (f"{event.stage}{count}", event.note, left) if part)
+        self.console.print(Text(line), soft_wrap=True)
 
     def _left(self, event: Event, now: float) -> str:
         start, skipped = self.begun[event.stage]

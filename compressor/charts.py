@@ -115,7 +115,7 @@ class _Scale:
         """Round values inside the scale: 3 to 6 of them."""
         rough = (self.high - self.low) / 5
         power = 10.0 ** math.floor(math.log10(rough))
-        step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough)
+        step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
         first, last = math.ceil(self.low / step), math.floor(self.high / step)
         return [i * step for i in range(first, last + 1)]
 

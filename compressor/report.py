@@ -12,7 +12,8 @@ from markupsafe import Markup
 
 from compressor.budget import UNITS, format_cost
 from compressor.charts import Axes, Point, profile, scatter, share_bar
-from compressor.result import Figures, FrontierPoint, LayerRow, RunSummary, Setting, write_text
+from compressor.files import write_text
+from compressor.result import Figures, FrontierPoint, LayerRow, RunSummary, Setting
 
 FILE_NAME = "report.html"
 
@@ -173,7 +174,9 @@ def _search_chart(summary: RunSummary) -> Markup:
             best = row.score
     if line:
         line.append((summary.scored[-1].order, best))
-    axes = Axes("evaluation", "score", lambda v: f"{v:g}", lambda v: f"{v:.4g}")
+    axes = Axes(
+        "evaluation", "score", lambda v: f"{v:g}" if v == int(v) else "", lambda v: f"{v:.4g}"
+    )
     return scatter(points, axes, line)
 
 

@@ -5,15 +5,14 @@ The file is documented in `docs/result.md`; `SCHEMA` grows whenever a key change
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from compressor.errors import RunError
+from compressor.files import write_text
 from compressor.plain import decode, encode
 from compressor.space import Architecture, Choice, Frozen, SearchSpace
 
@@ -212,21 +211,3 @@ def layer_rows(
         LayerRow(layer.name, layer.choices[-1], choice, layer.modules, amount)
         for (layer, choice), amount in zip(space.choices(architecture), amounts, strict=True)
     )
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Writes a file as a whole: a reader sees the old text or the new, never half of one.
-
-    Raises:
-        RunError: the place cannot be written, or is full.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise RunError(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
-    return path

@@ -349,6 +349,13 @@ def test_plain_lines_come_now_and_then(capsys: pytest.CaptureFixture[str]) -> No
     assert len(shown) == 11
 
 
+def test_a_stage_that_ends_early_says_where(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = PlainLines(Console(width=200), clock=lambda: 0.0)
+    for event in (Event("search", 0, 9), Event("search", 5, 9), Event("export", 0, None, "ONNX")):
+        lines(event)
+    assert capsys.readouterr().out.splitlines() == ["search 0/9", "search 5/9", "export, ONNX"]
+
+
 def test_a_terminal_gets_a_live_display(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
@@ -356,7 +363,8 @@ def test_a_terminal_gets_a_live_display(monkeypatch: pytest.MonkeyPatch) -> None
     with console.capture() as shown, watching(console) as progress:
         progress(Event("read", 1, None))
         progress(Event("search", 3, 4, "[red]best[/red] 0.9"))
-    assert "3/4" in shown.get()
+        progress(Event("export", 0, None))
+    assert "3/3" in shown.get()  # the search is over, though it could have gone on
     assert "[red]best[/red] 0.9" in shown.get()
     assert "\x1b[31m" not in shown.get()
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compressor.errors import RunError
+from compressor.files import write_text
 from compressor.plain import decode, encode
 from compressor.result import (
     BudgetRow,
@@ -20,7 +21,6 @@ from compressor.result import (
     RunSummary,
     ScoredRow,
     layer_rows,
-    write_text,
 )
 from compressor.space import Choice, Frozen, SearchLayer, SearchSpace
 
