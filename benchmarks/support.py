@@ -1,0 +1,60 @@
+"""What every benchmark needs: the samples as modules, the machine, the versions."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+from tests.vision import torchvision
+
+SAMPLES = Path(__file__).resolve().parents[1] / "samples"
+_PACKAGES = ("torch", "torch-pruning", "onnx", "onnxruntime", "numpy", "torchvision")
+
+
+def sample(name: str) -> ModuleType:
+    """A sample as a module."""
+    if name.startswith("imagenet"):
+        torchvision()
+    spec = importlib.util.spec_from_file_location(name, SAMPLES / f"{name}.py")
+    assert spec is not None  # noqa: S101  (the file is part of this repository)
+    assert spec.loader is not None  # noqa: S101
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def environment() -> dict[str, object]:
+    """Processor, cores and versions, for the head of every table."""
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def mean_spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation, as text."""
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.2f} ± {spread:.2f}"
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
