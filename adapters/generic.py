@@ -46,15 +46,17 @@ class GenericAdapter:
         order = execution_order(model, example)
         reading = _Reading(model, order)
         try:
-            groups = sorted(read_groups(model, example), key=lambda g: _place(g, order))
+            groups: list[RawGroup] | None = sorted(
+                read_groups(model, example), key=lambda g: _place(g, order)
+            )
         except AdapterError as error:
             # Kernels can still be cropped: they change no width and need no dependency graph.
             reading.frozen.append(Frozen("all channels", str(error)))
-            groups = []
-        for group in groups:
+            groups = None
+        for group in groups or ():
             reading.add_group(group, self)
         reading.add_kernels()
-        reading.add_unreached()
+        reading.add_unreached(traced=groups is not None)
         return SearchSpace(tuple(reading.layers()), tuple(reading.frozen))
 
     def widths(self, width: int, per_unit: int) -> list[int]:
@@ -112,14 +114,23 @@ class _Reading:
                 choices = tuple(Choice(kernel=k) for k in _kernels(cut))
                 self._found[key] = SearchLayer(key, (name,), choices, kernel=cut)
 
-    def add_unreached(self) -> None:
-        """Names the convolutions and linear layers that no group mentions."""
+    def add_unreached(self, *, traced: bool) -> None:
+        """Names the convolutions and linear layers that no group mentions, and why.
+
+        Args:
+            traced: whether there are groups; without them the one reason for all is known.
+        """
         for name, module in self._modules.items():
-            if isinstance(module, _ConvNd | nn.Linear) and name not in self._seen:
-                why = "was not reached by the traced forward pass"
-                if name not in self._order:
-                    why = "does not run in evaluation mode on the example input"
+            if not isinstance(module, _ConvNd | nn.Linear) or name in self._seen:
+                continue
+            if name not in self._order:
+                why = (
+                    "is not called in evaluation mode on the example input: it is unused, or its "
+                    "parent reads its weights"
+                )
                 self.frozen.append(Frozen(name, why))
+            elif traced:
+                self.frozen.append(Frozen(name, "was not reached by the traced forward pass"))
 
     def layers(self) -> Iterator[SearchLayer]:
         """Search layers in forward order."""

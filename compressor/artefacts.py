@@ -77,7 +77,7 @@ def read_architecture(run: Path) -> tuple[SearchSpace, Architecture]:
     """
     path = run / ARCHITECTURE
     try:
-        data: Any = json.loads(path.read_text())
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
         if data["schema"] != _SCHEMA:
             raise RunError(
                 f"{ARCHITECTURE} must have schema {_SCHEMA}, but {str(path)!r} has "
@@ -90,7 +90,9 @@ def read_architecture(run: Path) -> tuple[SearchSpace, Architecture]:
         raise RunError(
             f"{str(run)!r} holds no {ARCHITECTURE}; give the --out directory of a finished run"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, ArchitectureError) as error:
+    except (
+        OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, ArchitectureError,
+    ) as error:  # fmt: skip
         raise RunError(f"{str(path)!r} cannot be read: {_first_line(error)}") from error
     return space, architecture
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -69,8 +69,9 @@ def count(model: nn.Module, example: tuple[Tensor, ...]) -> Count:
 
 
 def single(example: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The first input of a batch, as a batch of one."""
-    return tuple(t[:1] if t.dim() else t for t in example)
+    """The first input of a batch, as a batch of one; tensors without the batch stay whole."""
+    batch = next((t.shape[0] for t in example[:1] if t.dim()), None)
+    return tuple(t[:1] if t.dim() and t.shape[0] == batch else t for t in example)
 
 
 def forward(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
@@ -127,9 +128,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         out = func(*args, **(kwargs or {}))
         rule = _RULES.get(func.overloadpacket)
         if rule:
-            operands = [a for a in args if isinstance(a, Tensor)]
-            keys = tuple((a.untyped_storage().data_ptr(), a.numel()) for a in operands)
-            self._products.append((rule(args, out), keys))
+            for madds, operands in rule(args, out):
+                keys = tuple((a.untyped_storage().data_ptr(), a.numel()) for a in operands)
+                self._products.append((madds, keys))
         elif not func.is_view and func.overloadpacket.__name__ not in _MOVES:
             self._uncounted[func.overloadpacket.__name__] += 1
         return out
@@ -156,22 +157,31 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         return Count(tensors, fixed, dict(sorted(self._uncounted.items())))
 
 
-def _convolution(args: Any, out: Tensor) -> int:
+_Products: TypeAlias = list[tuple[int, tuple[Tensor, ...]]]  # multiply-adds and their operands
+
+
+def _convolution(args: Any, out: Tensor) -> _Products:
     source, weight, transposed = args[0], args[1], args[6]
     grid = (source if transposed else out).shape
-    return int(weight.numel()) * int(grid[0]) * tensor_numel(grid[2:])
+    return [(int(weight.numel()) * int(grid[0]) * tensor_numel(grid[2:]), (source, weight))]
 
 
-def _product(left: int) -> Callable[[Any, Tensor], int]:
+def _product(left: int) -> Callable[[Any, Tensor], _Products]:
     """Rows x inner x columns (x batch) for a product whose left operand is `args[left]`."""
 
-    def rule(args: Any, out: Tensor) -> int:
-        return int(out.numel()) * int(args[left].shape[-1])
+    def rule(args: Any, out: Tensor) -> _Products:
+        return [(int(out.numel()) * int(args[left].shape[-1]), (args[left], args[left + 1]))]
 
     return rule
 
 
-_RULES: Mapping[Any, Callable[[Any, Tensor], int]] = {
+def _recurrent(args: Any, _: object) -> _Products:
+    """The CPU's fused LSTM layer: each weight is applied once for each step `[T, N, …]`."""
+    steps = int(args[0].shape[0]) * int(args[0].shape[1])
+    return [(steps * int(weight.numel()), (weight,)) for weight in args[1:3]]
+
+
+_RULES: Mapping[Any, Callable[[Any, Any], _Products]] = {
     _aten.convolution: _convolution,
     _aten.mm: _product(0),
     _aten.bmm: _product(0),
@@ -181,4 +191,5 @@ _RULES: Mapping[Any, Callable[[Any, Tensor], int]] = {
     _aten.addmv: _product(1),
     _aten.linear: _product(0),
     _aten.matmul: _product(0),
+    _aten.mkldnn_rnn_layer: _recurrent,
 }

@@ -15,8 +15,8 @@ Inputs: TypeAlias = tuple[Tensor, ...]
 Batches: TypeAlias = Iterable[Any]
 
 _FORMS = (
-    "a batch is a tensor [N, …], or a pair (inputs, targets) where inputs is a tensor or a tuple "
-    "of tensors"
+    "a batch is a tensor [N, …], a pair (inputs, targets) where inputs is a tensor or a tuple of "
+    "tensors, or (inputs,) without targets"
 )
 
 
@@ -48,9 +48,9 @@ def split(batch: Any) -> tuple[Inputs, Tensor | None]:
     """
     if isinstance(batch, Tensor):
         return (batch,), None
-    if isinstance(batch, tuple | list) and len(batch) == 2:
-        inputs, targets = batch
-        if isinstance(targets, Tensor) and isinstance(inputs, Tensor | tuple | list):
+    if isinstance(batch, tuple | list) and len(batch) in (1, 2):
+        inputs, targets = batch if len(batch) == 2 else (batch[0], None)
+        if isinstance(targets, Tensor | None) and isinstance(inputs, Tensor | tuple | list):
             return as_inputs(inputs), targets
     parts = f" of {len(batch)}" if isinstance(batch, tuple | list) else ""
     raise DataError(f"{_FORMS}, but got {type(batch).__name__}{parts}")
@@ -80,6 +80,38 @@ def keep(data: Any, what: str) -> Batches:
             f"every batch of {what} must hold at least one input, but the first is empty"
         )
     return batches
+
+
+class _Steady:
+    """Batches that come in the same order, with the same random changes, in every pass."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            iterator = iter(self._batches)
+            state = torch.get_rng_state()
+        while True:
+            with torch.random.fork_rng(devices=[]):
+                torch.set_rng_state(state)
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+                state = torch.get_rng_state()
+            yield batch
+
+
+def steady(batches: Batches) -> Batches:
+    """The same batches in every pass, also from a loader that shuffles with torch's generator.
+
+    A run is recognised by its calibration data, and candidates are compared on the same data.
+    torch's generator is left as it was.
+    """
+    plain = isinstance(batches, list | tuple | Tensor | Iterator)
+    return batches if plain or not isinstance(batches, Iterable) else _Steady(batches)
 
 
 def on(device: torch.device, tensors: Inputs) -> Inputs:

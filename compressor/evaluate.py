@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,20 +29,25 @@ def recalibrate(model: nn.Module, calibration: Batches) -> None:
         calibration: batches; targets are ignored.
 
     Raises:
-        DataError: a batch does not fit, or is too small to estimate a variance.
+        DataError: there is no batch, one does not fit, or one is too small to estimate a variance.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
         return
+    seen = False
     with evaluating(model), _estimating(norms):
         for batch in calibration:
             inputs, _ = split(batch)
             forward(model, on(device_of(model), inputs))
+            seen = True
+    if not seen:
+        raise DataError("calibration data must hold at least one batch, but is empty")
 
 
 @contextmanager
 def _estimating(norms: list[_BatchNorm]) -> Iterator[None]:
     momenta = [norm.momentum for norm in norms]
+    states = [copy.deepcopy(norm.state_dict()) for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative mean
@@ -49,9 +55,11 @@ def _estimating(norms: list[_BatchNorm]) -> Iterator[None]:
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, momentum, state in zip(norms, momenta, states, strict=True):
             norm.momentum = momentum
             norm.training = False
+            if not norm.num_batches_tracked:  # an auxiliary head that saw nothing keeps what it had
+                norm.load_state_dict(state)
 
 
 def top1(model: nn.Module, validation: Batches) -> float:
@@ -98,29 +106,49 @@ def _check_classification(logits: Any, targets: Tensor | None) -> None:
         )
 
 
-def checked_score(score: Score, model: nn.Module) -> float:
-    """The score of the original network, before anything is started.
+def checked_score(score: Score, model: nn.Module, which: str = "the original network") -> float:
+    """The score of a network on which a run depends, in evaluation mode; its modes come back.
+
+    Args:
+        score: the user's function.
+        model: the network.
+        which: how to call it in an error.
 
     Raises:
         DataError: the user's score raises, or does not return a finite number. Without a score
             for the original, no candidate can have one.
     """
+    value = attempt(score, model, which)
+    if not math.isfinite(value):
+        raise DataError(
+            f"the score must return a finite number, but for {which} it returned {value}"
+        )
+    return value
+
+
+def as_number(value: Any) -> float:
+    """A score as users return it: a number, or a tensor of one element."""
+    return float(value.item() if isinstance(value, Tensor) else value)
+
+
+def attempt(score: Score, model: nn.Module, which: str) -> float:
+    """The score of a network in evaluation mode, which may be NaN; its modes come back.
+
+    Raises:
+        DataError: the user's score raises, or returns no number.
+    """
     try:
-        value = score(model)
+        with evaluating(model):
+            value = score(model)
     except CompressorError:
         raise
     except Exception as error:
         raise DataError(
-            "the score must work on the original network, but raised "
-            f"{type(error).__name__}: {error}"
+            f"the score must work on {which}, but raised {type(error).__name__}: {error}"
         ) from error
     try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
+        return as_number(value)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
-            "the score must return a finite number, but for the original network it returned "
-            f"{value!r}"
-        )
-    return number
+            f"the score must return a finite number, but for {which} it returned {value!r:.200}"
+        ) from error

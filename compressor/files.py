@@ -51,15 +51,15 @@ def write_text(path: Path, text: str) -> Path:
 def run_folder(out: Path) -> Iterator[Path]:
     """The folder of a run: made if it is not there, and gone again if the run never started.
 
-    A run has started when its journal holds an evaluation or a note; whatever fails before that
-    (a budget that cannot be met, a score that raises) leaves nothing behind.
+    A run has started when its journal holds an evaluation; whatever fails before that (a budget
+    that cannot be met, a score that raises) leaves nothing behind.
 
     Raises:
         RunError: the folder holds something else, or cannot be written.
     """
-    existed = out.exists()
-    _require_run_or_empty(out)
     try:
+        made = [p for p in (out, *out.parents) if not p.exists()]
+        _require_run_or_empty(out)
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out) as probe:
             probe.write(b"x")
@@ -72,9 +72,9 @@ def run_folder(out: Path) -> Iterator[Path]:
     try:
         yield out
     finally:
-        if not existed:
+        for folder in made:
             with contextlib.suppress(OSError):
-                out.rmdir()  # only succeeds while it is empty
+                folder.rmdir()  # only succeeds while it is empty
 
 
 def _require_run_or_empty(out: Path) -> None:

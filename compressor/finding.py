@@ -12,7 +12,9 @@ from compressor.budget import format_cost
 from compressor.cost import CostModel, Limit
 from compressor.delivery import ONNX, Found, measure_settings
 from compressor.errors import InfeasibleError
+from compressor.evaluate import checked_score
 from compressor.export import export_base, export_onnx
+from compressor.finetune import best_score
 from compressor.journal import Journal
 from compressor.latency import LatencyCost
 from compressor.limits import ResolvedBudget, resolve_budgets
@@ -52,6 +54,7 @@ def find(
         BudgetError: the original already meets the budget.
         InfeasibleError: nothing that can be reached meets it.
         SearchError: no network could be scored.
+        DataError: the training data or the score does not fit the network that was found.
     """
     options = request.options
     scorer = Scorer(
@@ -68,9 +71,9 @@ def find(
     if epochs:
         with watch.stage("fine-tune"):
             model, scores = scorer.tuned(model, epochs, progress)
-        score = max(scores)
+        score = best_score(scores)
     else:
-        score = request.score(model)
+        score = checked_score(request.score, model, "the network that was found")
     return Found(reading, result, candidate, model, score, base_score, budgets)
 
 

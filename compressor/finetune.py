@@ -14,9 +14,9 @@ from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
 from compressor.counting import evaluating
-from compressor.data import Batches, Inputs, device_of, on, split
+from compressor.data import Batches, Inputs, device_of, keep, on, split
 from compressor.errors import CheckError, DataError
-from compressor.evaluate import Score
+from compressor.evaluate import Score, attempt
 from compressor.progress import Event, Progress, silent
 
 
@@ -57,34 +57,52 @@ def fine_tune(
         model: the network to start from; not touched.
         teacher: the original network; not touched.
         training: batches; integer targets `[N]` are used where there are any, and where the
-            output is logits `[N, classes]`.
+            output is logits `[N, classes]`. Other outputs are matched value by value.
         score: judges each epoch, higher is better.
         recipe: the settings.
         progress: told after each epoch.
 
     Returns:
-        The best network, in evaluation mode, and the score before and after each epoch.
+        The best network, in evaluation mode, and the score before and after each epoch; a score
+        that is not a number is never the best.
 
     Raises:
         CheckError: the loss stopped being a number.
+        DataError: there is no training batch, or one does not fit the network.
     """
     student = copy.deepcopy(model).eval().requires_grad_(True)
-    scores = [score(student)]
+    scores = [attempt(score, student, "the network before fine-tuning")]
     best = copy.deepcopy(student.state_dict())
-    steps = _count(training) * recipe.epochs
-    optimizer = torch.optim.AdamW(student.parameters(), lr=recipe.learning_rate, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
+        batches = keep(training, "training data")
+        steps = _count(batches) * recipe.epochs
+        optimizer = torch.optim.AdamW(
+            student.parameters(), lr=recipe.learning_rate, weight_decay=1e-4
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
         for epoch in range(recipe.epochs):
-            _train_epoch(student, teacher, training, recipe, optimizer, schedule)
-            scores.append(score(student.eval()))
-            if scores[-1] > max(scores[:-1]) or (epoch == 0 and not scores[-1] < scores[0]):
+            _train_epoch(student, teacher, batches, recipe, optimizer, schedule)
+            scores.append(attempt(score, student.eval(), f"the network after epoch {epoch + 1}"))
+            if _better(scores, first_may_tie=epoch == 0):
                 best = copy.deepcopy(student.state_dict())
-            note = f"score {scores[-1]:.4f}, best {max(scores):.4f}"
+            note = f"score {scores[-1]:.4f}, best {best_score(scores):.4f}"
             progress(Event("fine-tune", epoch + 1, recipe.epochs, note))
     student.load_state_dict(best)
     return student.eval().requires_grad_(False), tuple(scores)
+
+
+def best_score(scores: Sequence[float]) -> float:
+    """The largest that is a number; NaN where none is."""
+    return max((s for s in scores if not math.isnan(s)), default=math.nan)
+
+
+def _better(scores: Sequence[float], *, first_may_tie: bool) -> bool:
+    """Whether the last epoch is the one to keep; at a tie, one trained epoch beats none."""
+    before = best_score(scores[:-1])
+    if math.isnan(before):
+        return not math.isnan(scores[-1])
+    return scores[-1] > before or (first_may_tie and scores[-1] == before)
 
 
 def _train_epoch(
@@ -99,7 +117,10 @@ def _train_epoch(
     for batch in training:
         inputs, targets = split(batch)
         inputs = on(device_of(student), inputs)
-        loss = _loss(student(*inputs), _answers(teacher, inputs), targets, recipe)
+        try:
+            loss = _loss(student(*inputs), _answers(teacher, inputs), targets, recipe)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise _unfit(inputs, targets, error) from error
         if not torch.isfinite(loss):
             raise CheckError(
                 f"fine-tuning diverged: the loss became {float(loss)}; check the training data "
@@ -113,6 +134,15 @@ def _train_epoch(
         schedule.step()
 
 
+def _unfit(inputs: Inputs, targets: Tensor | None, error: Exception) -> DataError:
+    shapes = ", ".join(str(list(t.shape)) for t in inputs)
+    wanted = "" if targets is None else f" and targets {targets.dtype} {list(targets.shape)}"
+    return DataError(
+        f"training batches must fit the network, but with inputs of the shapes {shapes}{wanted} a "
+        f"training step raised {type(error).__name__}: {error}"
+    )
+
+
 def _answers(teacher: nn.Module, inputs: Inputs) -> Any:
     with evaluating(teacher), torch.no_grad():
         return teacher(*inputs)
@@ -120,7 +150,7 @@ def _answers(teacher: nn.Module, inputs: Inputs) -> Any:
 
 def _loss(output: Any, answer: Any, targets: Tensor | None, recipe: Recipe) -> Tensor:
     outputs, answers = _floats(output), _floats(answer)
-    if len(outputs) == 1 and outputs[0].dim() == 2:
+    if _are_logits(outputs, targets):
         logits, wanted = outputs[0], answers[0]
         heat = recipe.temperature
         distilled = heat**2 * functional.kl_div(
@@ -129,17 +159,25 @@ def _loss(output: Any, answer: Any, targets: Tensor | None, recipe: Recipe) -> T
             reduction="batchmean",
             log_target=True,
         )
-        if targets is None or targets.is_floating_point() or targets.dim() != 1:
+        if targets is None or targets.dim() != 1:
             return distilled
         labelled = functional.cross_entropy(logits, targets.to(logits.device))
         return recipe.teacher_share * distilled + (1 - recipe.teacher_share) * labelled
     # Anything else is matched value by value, each output relative to its own spread.
     return torch.stack(
         [
-            functional.mse_loss(o, a) / (a.var() + 1e-8)
+            functional.mse_loss(o, a) / (a.var(unbiased=False) + 1e-8)
             for o, a in zip(outputs, answers, strict=True)
         ]
     ).sum()
+
+
+def _are_logits(outputs: Sequence[Tensor], targets: Tensor | None) -> bool:
+    """One output `[N, classes]`; not a regression's, which a softmax would lose."""
+    regression = targets is not None and targets.is_floating_point()
+    return (
+        len(outputs) == 1 and outputs[0].dim() == 2 and outputs[0].shape[1] > 1 and not regression
+    )
 
 
 def _floats(output: Any) -> Sequence[Tensor]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from typing import Any
 
-import thop
 import torch
 from torch import nn
 
@@ -25,7 +26,15 @@ def thop_madds(model: nn.Module, example: Inputs) -> tuple[float | None, str]:
     try:
         copied = copy.deepcopy(model).eval()
         with torch.no_grad():
-            madds, _ = thop.profile(copied, inputs=single(example), verbose=False)
+            madds, _ = _thop().profile(copied, inputs=single(example), verbose=False)
     except Exception as error:  # noqa: BLE001  (a second opinion must not stop an inspection)
         return None, f"thop failed: {type(error).__name__}: {error}"
     return float(madds), _NOTE
+
+
+def _thop() -> Any:
+    """The package; imported late and silently, since it compares versions in a deprecated way."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import thop  # noqa: PLC0415
+    return thop

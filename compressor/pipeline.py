@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from compressor.data import Batches, as_inputs, batches_hash, tensors_hash
+from compressor.data import Batches, as_inputs, batches_hash, device_of, on, tensors_hash
 from compressor.delivery import ONNX, deliver, export_again, frontier
 from compressor.evaluate import Score, checked_score
 from compressor.export import ExportReport
@@ -133,7 +133,7 @@ def inspect(
         DataError: the model does not run on the example.
         UsageError: there is no such adapter.
     """
-    example = as_inputs(example_input)
+    example = on(device_of(model), as_inputs(example_input))
     reading = read_network(model, example, adapter, progress)
     return describe(reading, thop_madds(model, example))
 

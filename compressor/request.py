@@ -13,7 +13,7 @@ from torch import nn
 
 from compressor.budget import Budget, parse_budgets
 from compressor.counting import evaluating, forward
-from compressor.data import Batches, Inputs, as_inputs, device_of, keep, on, split
+from compressor.data import Batches, Inputs, as_inputs, device_of, keep, on, split, steady
 from compressor.errors import DataError, UsageError
 from compressor.evaluate import Score, top1
 
@@ -92,9 +92,9 @@ def make_request(
         raise DataError(f"the model must be a torch.nn.Module, but got {type(model).__name__}")
     request = Request(
         model=model,
-        example=as_inputs(example_input),
+        example=on(device_of(model), as_inputs(example_input)),
         budgets=parse_budgets(budget),
-        calibration=keep(calibration, "calibration data"),
+        calibration=keep(steady(calibration), "calibration data"),
         training=None if training is None else keep(training, "training data"),
         score=_score(score, validation),
         options=options,
@@ -111,7 +111,7 @@ def _score(score: Score | None, validation: Any) -> Score:
             "a network is judged on validation data or by a score, but neither was given; pass "
             "validation=batches of (inputs, targets), or score=function(model) -> float"
         )
-    batches = keep(validation, "validation data")
+    batches = keep(steady(validation), "validation data")
     return partial(top1, validation=batches)
 
 
@@ -119,7 +119,7 @@ def _try_batch(request: Request) -> None:
     """The example and a calibration batch must fit the network, before anything is started."""
     device = device_of(request.model)
     with evaluating(request.model):
-        forward(request.model, on(device, request.example))
+        forward(request.model, request.example)
         inputs, _ = split(next(iter(request.calibration)))
         forward(request.model, on(device, inputs))
 

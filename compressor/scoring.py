@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from compressor.data import Batches
-from compressor.evaluate import Score, recalibrate
-from compressor.finetune import Recipe, fine_tune
+from compressor.evaluate import Score, as_number, recalibrate
+from compressor.finetune import Recipe, best_score, fine_tune
 from compressor.progress import Progress, silent
 from compressor.space import Architecture, SearchSpace
 from compressor.structure import materialise
@@ -41,9 +41,9 @@ class Scorer:
         """Builds the network of an architecture and scores it."""
         model = self.build(architecture)
         if self.epochs:
-            model, scores = self.tuned(model, self.epochs)
-            return max(scores)
-        return self.score(model)
+            _, scores = self.tuned(model, self.epochs)
+            return best_score(scores)
+        return as_number(self.score(model))
 
     def build(self, architecture: Architecture) -> nn.Module:
         """The materialised network with BatchNorm statistics of its own, in evaluation mode."""

@@ -40,6 +40,7 @@ def materialise(model: nn.Module, space: SearchSpace, architecture: Architecture
     for (name, dim), gone in cuts.items():
         owner, leaf = _owner(owners, name)
         tensor = getattr(owner, leaf)
+        _check_positions(name, tensor, dim, gone)
         if isinstance(owner, _ConvNd) and leaf == "weight" and dim == 0 and name in through:
             owner.groups = owner.groups * (tensor.shape[0] - len(gone)) // tensor.shape[0]
         keep = [i for i in range(tensor.shape[dim]) if i not in gone]
@@ -128,12 +129,22 @@ def _owners(model: nn.Module) -> dict[str, nn.Module]:
 def _owner(owners: Mapping[str, nn.Module], name: str) -> tuple[nn.Module, str]:
     path, _, leaf = name.rpartition(".")
     owner = owners.get(path)
-    if owner is None or (leaf not in owner._parameters and leaf not in owner._buffers):
+    if owner is None or {**owner._parameters, **owner._buffers}.get(leaf) is None:
         raise ArchitectureError(
             f"the search space names the tensor {name!r}, which this model does not have; "
             "use the model that the space was read from"
         )
     return owner, leaf
+
+
+def _check_positions(name: str, tensor: Tensor, dim: int, gone: set[int]) -> None:
+    """What lies outside of a tensor would be skipped in silence, and the cut be another one."""
+    if not 0 <= dim < tensor.dim() or not 0 <= min(gone) <= max(gone) < tensor.shape[dim]:
+        raise ArchitectureError(
+            f"the search space cuts the positions {min(gone)} to {max(gone)} of dimension {dim} of "
+            f"{name!r}, which is {list(tensor.shape)} in this model; use the model that the space "
+            "was read from"
+        )
 
 
 def _set(owner: nn.Module, leaf: str, values: Tensor) -> None:

@@ -138,10 +138,10 @@ class Probe:
             small = materialise(self.model, space, architecture)
             with tracing() as tracer, evaluating(small):
                 got = _tensors(forward(small, self.example))
+            with masked(self.model, space, architecture):
+                want = _tensors(forward(self.model, self.example))
         except (CompressorError, RuntimeError, ValueError, IndexError, AttributeError) as error:
             return f"the pruned network fails: {_short(error)}"
-        with masked(self.model, space, architecture):
-            want = _tensors(forward(self.model, self.example))
         return _difference(got, want, self.outputs, need_effect) or self._miscount(
             space, architecture, tracer.count(small)
         )
