@@ -1,0 +1,52 @@
+# Everything runs in .venv with the versions of constraints.txt; nothing else is touched.
+#   make demo    train a small network, compress it to 40 % of its MAdds, print the table
+#   make test    run the tests          make sweep   run the longer checks
+#   make lint    ruff                   make types   mypy
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL = $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: help demo test sweep lint types check clean
+.NOTPARALLEL: # two installations into one environment would disturb each other
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '2,4s/^# *//p' Makefile
+
+demo: $(VENV)/.demo
+	@rm -rf runs/demo
+	$(BIN)/compressor compress samples/digits.py --budget madds=40% --finetune 60 --out runs/demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest --quiet
+
+sweep: $(VENV)/.dev
+	$(BIN)/python -m pytest --quiet -m sweep
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+check: lint types test
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "$(PYTHON) must be Python 3.10 or newer; set PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV); the first time takes minutes"
+	@$(INSTALL) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV) with the tools for tests; the first time takes minutes"
+	@$(INSTALL) -e '.[demo,test,lint]'
+	@touch $@
