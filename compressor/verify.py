@@ -20,7 +20,7 @@ from compressor.cost import madds_table, params_table
 from compressor.counting import Count, count, evaluating, forward, single, tracing
 from compressor.errors import CompressorError, DataError
 from compressor.progress import Event, Progress, silent
-from compressor.space import Architecture, Frozen, SearchLayer, SearchSpace
+from compressor.space import Architecture, Choice, Frozen, SearchLayer, SearchSpace
 from compressor.structure import masked, materialise
 
 # A masked and a smaller network add the same numbers in another order; on ImageNet networks this
@@ -40,7 +40,8 @@ def verify_space(
     """Freezes every layer whose smallest choices cannot be proved right.
 
     Each layer is checked alone, then all layers together; if only the combination fails, layers
-    are added one by one and those that break it are frozen.
+    are added one by one and those that break it are frozen. Of a layer that decides channels and a
+    kernel, the part that is right stays.
 
     Args:
         model: the original network; not touched.
@@ -55,16 +56,32 @@ def verify_space(
     kept: list[SearchLayer] = []
     frozen = list(space.frozen)
     for i, layer in enumerate(space.layers):
-        reason = probe.failure([layer])
-        if reason:
-            frozen.append(Frozen(layer.name, reason))
-        else:
-            kept.append(layer)
+        good, reason = _good_part(probe, layer)
+        kept += [good] if good else []
+        frozen += [Frozen(layer.name, reason)] if reason else []
         progress(Event("verify", i + 1, len(space.layers), layer.name))
     if len(kept) > 1 and probe.failure(kept, need_effect=False):
         kept, broken = _compatible(probe, kept)
         frozen += broken
     return SearchSpace(tuple(kept), tuple(frozen))
+
+
+def _good_part(probe: Probe, layer: SearchLayer) -> tuple[SearchLayer | None, str]:
+    """The layer, or of channels and kernel the one that is right; and what is wrong."""
+    reason = probe.failure([layer])
+    if not (reason and layer.group and layer.kernel):
+        return (None if reason else layer), reason
+    channels = replace(layer, kernel=None, choices=_only(layer, "channels"))
+    kernel = replace(layer, group=None, choices=_only(layer, "kernel"))
+    for part, other in ((channels, "kernel"), (kernel, "channels")):
+        if not probe.failure([part]):
+            return part, f"the {other}: {reason}"
+    return None, reason
+
+
+def _only(layer: SearchLayer, field: str) -> tuple[Choice, ...]:
+    found = sorted({int(getattr(choice, field)) for choice in layer.choices})
+    return tuple(Choice(**{field: value}) for value in found)
 
 
 def _compatible(
