@@ -16,7 +16,7 @@ help:
 
 demo: $(VENV)/.demo
 	@rm -rf runs/demo
-	$(BIN)/compressor compress samples/digits.py --budget madds=40% --finetune 60 --out runs/demo
+	$(BIN)/compressor compress samples/digits.py --budget madds=40% --finetune 10 --out runs/demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --quiet

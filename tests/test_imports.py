@@ -1,0 +1,159 @@
+"""Who imports whom: the module table of docs/design.md, held against the code.
+
+Imports are read with `ast`, those inside functions as well; those for type checkers only are not
+imports.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import compressor
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("compressor", "adapters", "cli")
+DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+
+# Packages that bring torch when they are imported.
+TORCH = {"torch", "torch_pruning", "torchvision", "timm", "thop", "onnxscript"}
+ONLY = {
+    "torch_pruning": {"adapters.dependency_groups"},
+    "onnx": {"compressor.export", "compressor.slicing"},
+    "onnx_ir": set(),
+    "onnxruntime": {"compressor.measure"},
+    "thop": {"compressor.opinion"},
+    "safetensors": {"compressor.artefacts"},
+    "jinja2": {"compressor.report"},
+    "sqlite3": {"compressor.journal"},
+    "pickle": set(),
+}
+# The part that searches and reports stays without torch, whatever the table says.
+SEARCH = (
+    "errors", "progress", "coupling", "space", "budget", "cost", "outcome", "journal", "reach",
+    "buckets", "ledger", "search", "baselines", "limits", "result", "report", "charts", "plain",
+    "timing", "measure", "latency", "slicing", "files",
+)  # fmt: skip
+
+
+def names(package: str) -> Iterator[tuple[str, Path]]:
+    """Dotted names and files of a package's modules, `__init__` under the package's own name."""
+    for path in sorted((ROOT / package).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+MODULES = {name: path for package in PACKAGES for name, path in names(package)}
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Dotted names that a module imports; of our own packages the modules, not what is in them."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    found: set[str] = set()
+    for node in _executed(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            source = str(node.module)
+            inner = {f"{source}.{alias.name}" for alias in node.names}
+            found |= (inner & MODULES.keys()) or {source}
+    return frozenset(found)
+
+
+def _executed(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those under `if TYPE_CHECKING:`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from _executed(node)
+
+
+def tops(module: str) -> set[str]:
+    """Top-level packages that a module imports itself."""
+    return {name.partition(".")[0] for name in imports(module)}
+
+
+def reached(module: str) -> set[str]:
+    """Top-level packages that come with a module."""
+    seen, todo = {module}, [module]
+    while todo:
+        for name in imports(todo.pop()) & MODULES.keys() - seen:
+            seen.add(name)
+            todo.append(name)
+    return {top for name in seen for top in tops(name)}
+
+
+def table() -> dict[str, str]:
+    """Module to the last cell of its row in the table "Modules"."""
+    section = DESIGN.partition("\n## Modules\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([\w.]+)` \|.*\| ([^|]*) \|$", section, re.MULTILINE)
+    assert len(rows) == len({name for name, _ in rows}), "a module has two rows"
+    return dict(rows)
+
+
+def test_every_module_of_the_engine_and_the_adapters_has_a_row() -> None:
+    described = {name for name in MODULES if not name.startswith("cli")} - {
+        "compressor", "adapters", "compressor.testing", "compressor.testing.contract",
+    }  # fmt: skip
+    assert set(table()) == described | {"compressor.testing", "cli"}
+
+
+def test_the_table_says_which_modules_know_no_torch() -> None:
+    free = {name for name, cell in table().items() if cell.startswith("no torch")}
+    described = set(table()) & MODULES.keys() - {"cli", "compressor.testing"}
+    assert free == {name for name in described if not reached(name) & TORCH}
+    assert {f"compressor.{name}" for name in SEARCH} <= free
+
+
+def test_modules_without_torch_import_without_it() -> None:
+    free = sorted(name for name, cell in table().items() if cell.startswith("no torch"))
+    program = f"import sys, {', '.join(free)}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("package", ONLY)
+def test_one_place_for_each_outside_package(package: str) -> None:
+    assert {name for name in MODULES if package in tops(name)} == ONLY[package]
+
+
+def test_the_engine_knows_neither_adapters_nor_the_command_line() -> None:
+    for name in MODULES:
+        if name.startswith("compressor"):
+            assert not tops(name) & {"adapters", "cli"}, name
+        if name.startswith("adapters"):
+            assert "cli" not in tops(name), name
+
+
+def test_tests_and_samples_are_not_part_of_the_product() -> None:
+    for name in MODULES:
+        assert not tops(name) & {"tests", "samples", "benchmarks"}, name
+
+
+def test_no_module_imports_in_a_circle() -> None:
+    # Not the command line's: it imports its parts when they are called.
+    graph = {name: imports(name) & MODULES.keys() for name in MODULES if not name.startswith("cli")}
+    assert list(TopologicalSorter(graph).static_order())  # raises CycleError with the circle
+
+
+def test_every_public_name_resolves_and_is_visible() -> None:
+    for name in compressor.__all__:
+        assert getattr(compressor, name).__name__ == name
+    assert set(compressor.__all__) <= set(dir(compressor))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = compressor.nothing
+
+
+def test_importing_the_package_alone_does_not_import_torch() -> None:
+    program = "import sys, compressor, cli.main; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
