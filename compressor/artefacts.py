@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from compressor.errors import ArchitectureError, RunError
 from compressor.files import write_atomic, write_text
@@ -54,18 +55,14 @@ def load(run: Path | str, model: nn.Module) -> nn.Module:
     space, architecture = read_architecture(folder)
     try:
         small = materialise(model, space, architecture)
-        missing, unexpected = load_model(small, str(folder / WEIGHTS), strict=False)
-    except (ArchitectureError, SafetensorError, RuntimeError, IndexError, OSError) as error:
+        _fill(small, load_file(folder / WEIGHTS))
+    except (
+        ArchitectureError, SafetensorError, RuntimeError, IndexError, ValueError, OSError,
+    ) as error:  # fmt: skip
         raise RunError(
             f"the run {str(folder)!r} does not fit this {type(model).__name__}: "
             f"{_first_line(error)}; pass the model that was compressed, as its code builds it"
         ) from error
-    if missing or unexpected:
-        name = sorted([*missing, *unexpected])[0]
-        raise RunError(
-            f"the run {str(folder)!r} does not fit this {type(model).__name__}: the tensor "
-            f"{name!r} is on one side only; pass the model that was compressed"
-        )
     return small.eval()
 
 
@@ -98,10 +95,39 @@ def read_architecture(run: Path) -> tuple[SearchSpace, Architecture]:
 
 
 def _save_weights(model: nn.Module, path: Path) -> None:
+    plain = torch.contiguous_format
+    values = {
+        name: t.detach().clone(memory_format=plain) for name, t in _unique_tensors(model).items()
+    }
     try:
-        save_model(model, str(path))
+        save_file(values, path)
     except SafetensorError as error:  # how a full disk shows itself here
         raise OSError(str(error)) from error
+
+
+def _unique_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict with each tensor under its first name only."""
+    first: dict[int, str] = {}
+    named = {n: t for n, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
+    for name, tensor in named.items():
+        first.setdefault(id(tensor), name)
+    return {name: named[name] for name in first.values()}
+
+
+def _fill(model: nn.Module, values: dict[str, Tensor]) -> None:
+    """Copies the values into the network, in place; raises `ArchitectureError` unless all fit."""
+    tensors = _unique_tensors(model)
+    for name in sorted(tensors.keys() ^ values.keys()):
+        raise ArchitectureError(f"the tensor {name!r} is on one side only")
+    for name, tensor in tensors.items():
+        if tensor.shape != values[name].shape:
+            raise ArchitectureError(
+                f"the tensor {name!r} is {list(values[name].shape)} in the run, but "
+                f"{list(tensor.shape)} in the model"
+            )
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            tensor.copy_(values[name])
 
 
 def _first_line(error: Exception) -> str:

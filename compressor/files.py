@@ -57,24 +57,39 @@ def run_folder(out: Path) -> Iterator[Path]:
     Raises:
         RunError: the folder holds something else, or cannot be written.
     """
+    made: list[Path] = []
     try:
-        made = [p for p in (out, *out.parents) if not p.exists()]
+        made += _make(out)
+        yield out
+    finally:
+        _remove_empty(made)
+
+
+def _make(out: Path) -> list[Path]:
+    """Makes the folder; returns what was not there before, itself first."""
+    made: list[Path] = []
+    try:
+        missing = [p for p in (out, *out.parents) if not p.exists()]
         _require_run_or_empty(out)
-        out.mkdir(parents=True, exist_ok=True)
+        for folder in reversed(missing):
+            folder.mkdir(exist_ok=True)
+            made.insert(0, folder)
         with tempfile.TemporaryFile(dir=out) as probe:
             probe.write(b"x")
             probe.flush()
     except OSError as error:
+        _remove_empty(made)
         raise RunError(
             f"the run directory {str(out)!r} cannot be written: {error.strerror or error}; choose "
             "another --out"
         ) from error
-    try:
-        yield out
-    finally:
-        for folder in made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # only succeeds while it is empty
+    return made
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # only succeeds while it is empty
 
 
 def _require_run_or_empty(out: Path) -> None:

@@ -123,7 +123,7 @@ def _train_epoch(
             raise _unfit(inputs, targets, error) from error
         if not torch.isfinite(loss):
             raise CheckError(
-                f"fine-tuning diverged: the loss became {float(loss)}; check the training data "
+                f"fine-tuning diverged: the loss became {loss.item()}; check the training data "
                 f"for values that are not numbers, or lower the learning rate "
                 f"({recipe.learning_rate:g})"
             )

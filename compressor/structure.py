@@ -139,9 +139,11 @@ def _owner(owners: Mapping[str, nn.Module], name: str) -> tuple[nn.Module, str]:
 
 def _check_positions(name: str, tensor: Tensor, dim: int, gone: set[int]) -> None:
     """What lies outside of a tensor would be skipped in silence, and the cut be another one."""
-    if not 0 <= dim < tensor.dim() or not 0 <= min(gone) <= max(gone) < tensor.shape[dim]:
+    size = tensor.shape[dim] if 0 <= dim < tensor.dim() else 0
+    outside = [place for place in gone if not 0 <= place < size]
+    if outside or not size:
         raise ArchitectureError(
-            f"the search space cuts the positions {min(gone)} to {max(gone)} of dimension {dim} of "
+            f"the search space cuts position {max(gone, default=0)} of dimension {dim} of "
             f"{name!r}, which is {list(tensor.shape)} in this model; use the model that the space "
             "was read from"
         )

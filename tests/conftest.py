@@ -10,6 +10,6 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for programs that a test starts
 
-import torch  # noqa: E402  (reads the variable above)
+import torch  # reads the variable above
 
 torch.set_num_threads(1)

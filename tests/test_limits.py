@@ -1,0 +1,45 @@
+"""Budgets in numbers."""
+
+from __future__ import annotations
+
+import pytest
+
+from compressor.budget import parse_budgets
+from compressor.errors import BudgetError
+from compressor.limits import resolve_budgets
+from compressor.space import Architecture
+
+
+class Cost:
+    def __init__(self, unit: str, whole: float) -> None:
+        self.unit, self.monotone, self.whole = unit, unit != "latency", whole
+
+    def __call__(self, architecture: Architecture) -> float:
+        return self.whole * sum(architecture) / 4
+
+
+COSTS = {u: Cost(u, w) for u, w in (("madds", 1000.0), ("params", 400.0), ("latency", 8.0))}
+
+
+def limits(text: str) -> list[float]:
+    return [b.high for b in resolve_budgets(parse_budgets(text), COSTS, (2, 2))]
+
+
+def test_relative_and_absolute() -> None:
+    assert limits("madds=50%") == [500]
+    assert limits("madds=600, params=25%") == [600, 100]
+    assert limits("latency=4ms") == [4]
+
+
+def test_measured_costs_are_aimed_below_the_limit() -> None:
+    madds, latency = resolve_budgets(parse_budgets("madds=50%, latency=50%"), COSTS, (2, 2))
+    assert madds.limit().high == 500
+    assert latency.high == 4
+    assert 3.8 < latency.limit().high < 4
+
+
+def test_a_budget_that_is_already_met() -> None:
+    with pytest.raises(BudgetError, match=r"already meets.*madds 1K \(budget 2K\).*ask for less"):
+        limits("madds=2K")
+    # one of two that asks for something is enough
+    assert limits("madds=2K, params=50%") == [2000, 200]
