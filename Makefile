@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-INSTALL = $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
 
 .PHONY: help demo test sweep lint types check clean
 .NOTPARALLEL: # two installations into one environment would disturb each other
