@@ -35,6 +35,7 @@ from compressor.result import (
 from compressor.timing import Latency, Schedule
 
 ONNX = "model.onnx"
+_SHA256 = "compressor.original_sha256"
 _SAMPLES = 2  # calibration batches on which ONNX is compared with torch
 _FINAL = Schedule(rounds=20, seconds=8.0)
 _PACKAGES = (
@@ -121,7 +122,7 @@ def _metadata(request: Request, found: Found) -> dict[str, str]:
     return {
         "compressor.architecture": ",".join(map(str, found.candidate.architecture)),
         "compressor.budget": ", ".join(str(b.budget) for b in found.budgets),
-        "compressor.original_sha256": tensors_hash(request.model.state_dict().items()),
+        _SHA256: tensors_hash(request.model.state_dict().items()),
         "compressor.version": _version("layernas-compressor"),
     }
 
@@ -230,6 +231,7 @@ def _settings(request: Request) -> dict[str, str | int | float | bool | None]:
         "adapter": options.adapter,
         "threads": options.threads,
         "provider": options.provider,
+        "original_sha256": tensors_hash(request.model.state_dict().items()),
         **options.origin,
     }
 
@@ -269,6 +271,7 @@ def export_again(
     details = {
         "compressor.architecture": ",".join(map(str, summary.architecture)),
         "compressor.budget": ", ".join(row.requested for row in summary.budgets),
+        _SHA256: str(summary.settings.get("original_sha256", "")),
         "compressor.version": _version("layernas-compressor"),
     }
     return export_onnx(

@@ -160,14 +160,16 @@ def export_run(
 
 @contextmanager
 def _journal(folder: Path, request: Request, reading: Reading) -> Iterator[Journal]:
-    """The run's journal; a new one in which nothing was recorded is removed again."""
+    """The run's journal; one without a single score is removed again.
+
+    Failures alone are nothing to resume from: whoever corrects the score would meet them again.
+    """
     path = folder / JOURNAL
-    new = not path.exists()
     journal = Journal.open(path, _fingerprint(request, reading))
     try:
         yield journal
     finally:
-        empty = new and not journal.outcomes()
+        empty = all(outcome.score is None for outcome in journal.outcomes().values())
         journal.close()
         if empty:
             path.unlink(missing_ok=True)
