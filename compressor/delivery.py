@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from compressor.cost import layer_control
 from compressor.data import Batches, Inputs, split, tensors_hash
 from compressor.errors import CheckError
 from compressor.export import ExportReport, export_onnx
+from compressor.files import write_atomic
 from compressor.limits import ResolvedBudget
 from compressor.measure import Settings, measure
 from compressor.outcome import Candidate, SearchResult
@@ -72,7 +74,7 @@ def measure_settings(request: Request, schedule: Schedule) -> Settings:
 
 
 def deliver(request: Request, found: Found, folder: Path, watch: Stopwatch) -> RunSummary:
-    """Writes every file of a finished run.
+    """Writes every file of a finished run, once everything it promises was checked.
 
     Raises:
         CheckError: ONNX and torch disagree, or the measured latency is above the budget.
@@ -84,17 +86,18 @@ def deliver(request: Request, found: Found, folder: Path, watch: Stopwatch) -> R
         with watch.stage("export"):
             original = _export(request, request.model, Path(scratch) / "original.onnx", {})
             details = _metadata(request, found)
-            compressed = _export(request, found.model, folder / ONNX, details)
-        artefacts.save(folder, found.model, found.reading.space, architecture)
+            compressed = _export(request, found.model, Path(scratch) / ONNX, details)
         with watch.stage("measure"):
             latency = measure(
                 {"original": original.path, "compressed": compressed.path},
                 measure_settings(request, _FINAL),
             )
-    summary = _summary(request, found, (original, compressed), latency, watch)
+        summary = _summary(request, found, (original, compressed), latency, watch)
+        _require_budgets(summary.budgets, latency)
+        write_atomic(folder / ONNX, lambda path: shutil.copyfile(compressed.path, path))
+    artefacts.save(folder, found.model, found.reading.space, architecture)
     summary.write(folder)
     write_report(summary, folder / FILE_NAME)
-    _require_budgets(summary.budgets, latency)
     return summary
 
 

@@ -90,12 +90,7 @@ def create_session(model: Path | bytes, settings: Settings) -> Session:
         MeasureError: the file is missing or is not a model that ONNX Runtime can load.
         UsageError: the provider is not part of this installation of ONNX Runtime.
     """
-    available = ort.get_available_providers()
-    if settings.provider not in available:
-        raise UsageError(
-            f"provider must be one of {', '.join(available)}, but got {settings.provider!r}; "
-            "another build of onnxruntime may bring it"
-        )
+    check_provider(settings.provider)
     name = "a model in memory" if isinstance(model, bytes) else str(model)
     try:
         session = ort.InferenceSession(
@@ -112,6 +107,16 @@ def create_session(model: Path | bytes, settings: Settings) -> Session:
             f"it fell back to {session.get_providers()[0]}"
         )
     return session  # type: ignore[no-any-return]
+
+
+def check_provider(provider: str) -> None:
+    """Raises `UsageError` unless this installation of ONNX Runtime has the provider."""
+    available = ort.get_available_providers()
+    if provider not in available:
+        raise UsageError(
+            f"provider must be one of {', '.join(available)}, but got {provider!r}; "
+            "another build of onnxruntime may bring it"
+        )
 
 
 def run_session(session: Session, inputs: Sequence[Array]) -> list[Array]:

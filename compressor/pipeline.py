@@ -186,6 +186,8 @@ def _fingerprint(request: Request, reading: Reading) -> dict[str, Any]:
         "seed": options.seed,
         "score_epochs": options.score_epochs,
     }
+    if request.validation is not None:
+        print_["validation data"] = batches_hash(request.validation)
     if any(b.unit == "latency" for b in request.budgets):
         print_ |= {"threads": options.threads, "provider": options.provider}
     return print_

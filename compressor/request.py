@@ -16,6 +16,7 @@ from compressor.counting import evaluating, forward
 from compressor.data import Batches, Inputs, as_inputs, device_of, keep, on, split, steady
 from compressor.errors import DataError, UsageError
 from compressor.evaluate import Score, top1
+from compressor.measure import check_provider
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Request:
         example: inputs `[N, …]`.
         budgets: limits that hold together.
         calibration: batches for BatchNorm statistics and for comparing ONNX with torch.
+        validation: batches of the default score, or None where the user's own score judges.
         training: batches for fine-tuning, or None.
         score: judges a network, higher is better.
         options: settings.
@@ -68,6 +70,7 @@ class Request:
     example: Inputs
     budgets: tuple[Budget, ...]
     calibration: Batches
+    validation: Batches | None
     training: Batches | None
     score: Score
     options: Options
@@ -90,29 +93,29 @@ def make_request(
     """
     if not isinstance(model, nn.Module):
         raise DataError(f"the model must be a torch.nn.Module, but got {type(model).__name__}")
+    check_provider(options.provider)
+    judged_on = None if score is not None else _validation(validation)
     request = Request(
         model=model,
         example=on(device_of(model), as_inputs(example_input)),
         budgets=parse_budgets(budget),
         calibration=keep(steady(calibration), "calibration data"),
         training=None if training is None else keep(training, "training data"),
-        score=_score(score, validation),
+        validation=judged_on,
+        score=score if score is not None else partial(top1, validation=judged_on or ()),
         options=options,
     )
     _try_batch(request)
     return request
 
 
-def _score(score: Score | None, validation: Any) -> Score:
-    if score is not None:
-        return score
+def _validation(validation: Any) -> Batches:
     if validation is None:
         raise DataError(
             "a network is judged on validation data or by a score, but neither was given; pass "
             "validation=batches of (inputs, targets), or score=function(model) -> float"
         )
-    batches = keep(steady(validation), "validation data")
-    return partial(top1, validation=batches)
+    return keep(steady(validation), "validation data")
 
 
 def _try_batch(request: Request) -> None:

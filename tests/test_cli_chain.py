@@ -236,11 +236,8 @@ def test_an_adapter_that_is_not_there(net: Path, tmp_path: Path) -> None:
 
 
 def test_a_provider_that_is_not_there(net: Path, tmp_path: Path) -> None:
-    words = ("compress", net, *HALF, "--provider", "NoProvider", "--out", tmp_path / "run")
-    result = call(*words)
-    assert result.exit_code == 2, result.output
-    assert "NoProvider" in result.stderr
-    assert not (tmp_path / "run" / "result.json").exists()
+    message = refused(tmp_path / "run", "compress", net, *HALF, "--provider", "NoProvider")
+    assert "NoProvider" in message
 
 
 def test_the_directory_of_another_run(finished: Path, net: Path) -> None:

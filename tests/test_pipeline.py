@@ -262,6 +262,8 @@ def test_a_latency_that_the_final_measurement_does_not_confirm(
     monkeypatch.setattr(delivery, "measure", busy)
     with pytest.raises(CheckError, match=r"allows 2 ms, but .* measured at 9 ms"):
         compress(tmp_path / "run", budget="latency=2ms", evaluations=2)
+    # what did not keep its promise must not look finished
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["journal.sqlite"]
 
 
 class TwoInputs(nn.Module):
@@ -422,6 +424,18 @@ def test_another_run_does_not_resume(tmp_path: Path, changes: dict[str, Any], na
     with pytest.raises(RunError, match=named):
         compress(tmp_path / "run", **changes)
     assert (tmp_path / "run" / "journal.sqlite").read_bytes() == before
+
+
+@pytest.mark.usefixtures("stub")
+def test_other_validation_data_does_not_resume(tmp_path: Path) -> None:
+    def stop(event: Event) -> None:
+        if event.stage == "search" and event.done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compress(tmp_path / "run", validation=data(1), progress=stop)
+    with pytest.raises(RunError, match="validation data was"):
+        compress(tmp_path / "run", validation=data(2))
 
 
 @pytest.mark.usefixtures("stub")
