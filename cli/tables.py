@@ -60,7 +60,7 @@ def inspection_parts(found: Inspection) -> Iterator[RenderableType]:
     if found.thop_madds is not None:
         yield Text(f"thop counts {format_cost('madds', found.thop_madds)} MAdds")
     if found.thop_note:
-        yield Text(f"thop: {found.thop_note}")
+        yield Text(found.thop_note)
     if found.uncounted:
         calls = ", ".join(f"{name} ×{count}" for name, count in found.uncounted.items())
         yield Text(f"Not counted: {calls}")

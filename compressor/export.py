@@ -167,12 +167,26 @@ def _traced(
             )
             # None is only for the older exporter, which is not asked for.
             program = cast(torch.onnx.ONNXProgram, program)
-            return program.model_proto, _unread(program)
+            proto = program.model_proto
+            _forget_sources(proto)
+            return proto, _unread(program)
     except Exception as error:
         raise ExportError(
             f"torch cannot export the network: {_reason(error)}"
             + (f"; {REMEDY}" if dynamic else "")
         ) from error
+
+
+def _forget_sources(proto: onnx.ModelProto) -> None:
+    """Drops the exporter's notes on where each operator came from.
+
+    They hold the paths of the user's machine, and made up a quarter of a small file.
+    """
+    graph = proto.graph
+    nodes = [node for scope in (graph, *proto.functions) for node in scope.node]
+    for noted in (*nodes, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del noted.metadata_props[:]
+        noted.doc_string = ""
 
 
 def _unread(program: torch.onnx.ONNXProgram) -> frozenset[str]:

@@ -4,6 +4,7 @@ import copy
 import errno
 import math
 import warnings
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -120,6 +121,12 @@ def test_file_is_one_checked_model_with_metadata(exported):
     onnx.checker.check_model(stored)
     assert {p.key: p.value for p in stored.metadata_props}["source"] == "test"
     assert [p.name for p in exported.path.parent.iterdir()] == ["model.onnx"]
+
+
+def test_file_says_nothing_about_the_machine(exported):
+    data = exported.path.read_bytes()
+    assert b"stack_trace" not in data
+    assert str(Path(__file__).parent).encode() not in data
 
 
 def test_model_is_not_touched(example, tmp_path):
