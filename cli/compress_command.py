@@ -118,9 +118,14 @@ def command_line(ctx: click.Context) -> str:
     words = ["compressor", "compress", str(ctx.params["target"])]
     for option in ctx.command.params:
         value = ctx.params.get(option.name or "")
-        if not isinstance(option, click.Option) or value in (None, False):
+        if not isinstance(option, click.Option) or value is None:
+            continue
+        if option.is_flag:
+            # --refit/--no-refit is on unless said otherwise, --json is off
+            said = option.secondary_opts[:1] if option.secondary_opts else option.opts[:1]
+            words += said if value is not bool(option.secondary_opts) else []
             continue
         if option.required or value != option.default:
             for item in value if isinstance(value, tuple) else (value,):
-                words += [option.opts[0]] if option.is_flag else [option.opts[0], str(item)]
+                words += [option.opts[0], str(item)]
     return shlex.join(words)

@@ -234,6 +234,7 @@ def _settings(request: Request) -> dict[str, str | int | float | bool | None]:
         "adapter": options.adapter,
         "threads": options.threads,
         "provider": options.provider,
+        "refit": options.refit,
         "original_sha256": tensors_hash(request.model.state_dict().items()),
         **options.origin,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -12,11 +13,11 @@ from compressor.budget import format_cost
 from compressor.cost import CostModel, Limit
 from compressor.delivery import ONNX, Found, measure_settings
 from compressor.errors import InfeasibleError
-from compressor.evaluate import checked_score
 from compressor.export import export_base, export_onnx
 from compressor.finetune import best_score
 from compressor.journal import Journal
 from compressor.latency import LatencyCost
+from compressor.library import LayerLibrary, make_library
 from compressor.limits import ResolvedBudget, resolve_budgets
 from compressor.outcome import Candidate, Outcome, SearchResult
 from compressor.progress import Event, Progress
@@ -57,24 +58,38 @@ def find(
         DataError: the training data or the score does not fit the network that was found.
     """
     options = request.options
+    library = _library(request, reading, watch, progress)
+    if library is not None:
+        # The library ranks the channels anew: the same costs, another choice of what to keep.
+        reading = replace(reading, space=library.space)
     scorer = Scorer(
         request.model, reading.space, request.calibration, request.score, request.training,
-        options.score_epochs, options.seed,
+        options.score_epochs, options.seed, library,
     )  # fmt: skip
     with watch.stage("search"):
         costs = _costs(request, reading, journal, scorer)
         budgets = resolve_budgets(request.budgets, costs, reading.space.original)
         result = _search(request, reading, budgets, scorer, journal, progress)
         candidate = _confirmed(request, result, budgets)
-    model = scorer.build(candidate.architecture)
+    with watch.stage("refit"):
+        model, score = scorer.finish(candidate.architecture, request.example, progress)
     epochs = options.finetune or options.score_epochs
     if epochs:
         with watch.stage("fine-tune"):
             model, scores = scorer.tuned(model, epochs, progress)
         score = best_score(scores)
-    else:
-        score = checked_score(request.score, model, "the network that was found")
     return Found(reading, result, candidate, model, score, base_score, budgets)
+
+
+def _library(
+    request: Request, reading: Reading, watch: Stopwatch, progress: Progress
+) -> LayerLibrary | None:
+    if not request.options.refit:
+        return None
+    with watch.stage("library"):
+        return make_library(
+            request.model, reading.space, request.example, request.calibration, progress
+        )
 
 
 def _costs(

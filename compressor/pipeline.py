@@ -60,6 +60,7 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
     adapter: str = "generic",
     threads: int = 1,
     provider: str = "CPUExecutionProvider",
+    refit: bool = True,
     command: str = "",
     origin: Mapping[str, str | None] | None = None,
     progress: Progress = silent,
@@ -85,6 +86,8 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
         adapter: registered name, or `package.module:Class`.
         threads: of ONNX Runtime, for every latency.
         provider: of ONNX Runtime.
+        refit: choose channels by what their readers can reconstruct from the rest, and refit the
+            readers' weights by least squares on the calibration data; no labels, no training.
         command: shell line that repeats the run, for the report.
         origin: where the network came from, for the report.
         progress: told after each step.
@@ -95,7 +98,8 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
         CompressorError: see `compressor.errors`.
     """
     options = Options(
-        evaluations, finetune, score_epochs, seed, adapter, threads, provider, command,
+        evaluations, finetune, score_epochs, seed, adapter, threads, provider, refit,
+        command,
         dict(origin or {}),
     )  # fmt: skip
     request = make_request(
@@ -185,6 +189,7 @@ def _fingerprint(request: Request, reading: Reading) -> dict[str, Any]:
         "budget": sorted(str(b) for b in request.budgets),
         "seed": options.seed,
         "score_epochs": options.score_epochs,
+        "refit": options.refit,
     }
     if request.validation is not None:
         print_["validation data"] = batches_hash(request.validation)

@@ -31,6 +31,7 @@ class Options:
         adapter: registered name, or `package.module:Class`.
         threads: of ONNX Runtime, for every latency.
         provider: of ONNX Runtime.
+        refit: whether the weights that read cut channels are refitted by least squares.
         command: shell line that repeats the run, for the report; empty from Python.
         origin: where the network came from, for the report and `compressor export`.
     """
@@ -42,6 +43,7 @@ class Options:
     adapter: str = "generic"
     threads: int = 1
     provider: str = "CPUExecutionProvider"
+    refit: bool = True
     command: str = ""
     origin: Mapping[str, str | None] = field(default_factory=dict)
 

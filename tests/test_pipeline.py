@@ -82,6 +82,7 @@ def compress(out: Path, **changes: Any) -> compressor.Result:
         "budget": "madds=50%",
         "calibration": data(),
         "evaluations": 8,
+        "refit": False,  # tests that count calls of the score; `real` refits
         "out": out,
         **changes,
     }
@@ -136,8 +137,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("real") / "runs" / "mine"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(delivery, "_FINAL", Schedule(rounds=6, seconds=0.1))
-        score_and_labels = {"validation": data(1), "training": data(2), "finetune": 2}
-        result = compress(out, model=net, evaluations=6, progress=events.append, **score_and_labels)
+        how = {"validation": data(1), "training": data(2), "finetune": 2, "refit": True}
+        result = compress(out, model=net, evaluations=6, progress=events.append, **how)
     generator = bool(torch.equal(torch.get_rng_state(), state))
     after = tensors_hash(net.state_dict().items()), [m.training for m in net.modules()]
     return {"result": result, "net": net, "same": before == after, "events": events,
@@ -214,7 +215,7 @@ def test_exporting_again_keeps_what_the_file_says(real: dict[str, Any]) -> None:
 
 def test_progress_tells_every_stage(real: dict[str, Any]) -> None:
     stages = list(dict.fromkeys(e.stage for e in real["events"]))
-    assert stages == ["read", "verify", "search", "fine-tune", "export"]
+    assert stages == ["read", "verify", "library", "search", "refit", "fine-tune", "export"]
     search = [e for e in real["events"] if e.stage == "search"]
     assert [e.done for e in search] == list(range(7))
     assert "best score in budget" in search[-1].note

@@ -1,0 +1,173 @@
+"""Refits a pruned network in sequence, on its own activations, to answer like the original.
+
+Every convolution and linear layer after the first cut is solved again by ridge least squares: its
+inputs are what the pruned network really feeds it, its targets are what the original computes
+there. Where its output enters a sum (a residual connection), the target also makes up for what
+the other addend has drifted by. No labels, no gradients.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from compressor.counting import evaluating
+from compressor.data import Batches, Inputs, device_of, on, split
+from compressor.least_squares import RIDGE
+from compressor.library import install, trace_fates
+from compressor.moments import Moments, outputs, patches, refittable
+from compressor.progress import Event, Progress, silent
+from compressor.space import Architecture, SearchSpace
+from compressor.tracing import Fate, Stop, SumWatcher
+
+_SMALLEST_SLOPE = 1e-2  # of a BatchNorm channel through which drift is still sent back
+
+
+def refit(
+    model: nn.Module,
+    small: nn.Module,
+    space: SearchSpace,
+    architecture: Architecture,
+    example: Inputs,
+    calibration: Batches,
+    progress: Progress = silent,
+) -> None:
+    """Refits `small` in place.
+
+    Args:
+        model: the original network; not touched.
+        small: the network of `architecture`, as materialised or from the library.
+        space: the search space of `model`.
+        architecture: what was cut.
+        example: inputs `[N, …]`.
+        calibration: batches; read twice for each refitted layer.
+        progress: told after each layer.
+    """
+    fates = trace_fates(model, example)
+    removed = space.removed(architecture)
+    names = _sequence(model, fates, space, architecture)
+    with evaluating(model), evaluating(small), torch.no_grad():
+        for i, name in enumerate(names):
+            weight = cast(Tensor, model.get_submodule(name).weight)
+            gone = removed.get((f"{name}.weight", 0), set())
+            kept = [row for row in range(weight.shape[0]) if row not in gone]
+            rows = torch.tensor(kept, device=weight.device)
+            step = _Step(model, small, name, fates[name], rows)
+            step.solve(calibration)
+            progress(Event("refit", i + 1, len(names), name))
+
+
+def _sequence(
+    model: nn.Module, fates: Mapping[str, Fate], space: SearchSpace, architecture: Architecture
+) -> list[str]:
+    """Refittable modules in forward order, from the first one whose inputs were cut."""
+    cut = {tensor.rpartition(".")[0] for tensor, dim in space.removed(architecture) if dim == 1}
+    cut |= {tensor.rpartition(".")[0] for tensor in space.kernels(architecture)}
+    started = False
+    names: list[str] = []
+    for name in fates:  # in the order of execution
+        started = started or name in cut
+        once = fates[name].calls == 1
+        if started and once and not refittable(model.get_submodule(name)):
+            names.append(name)
+    return names
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One module: where its inputs and targets come from."""
+
+    model: nn.Module
+    small: nn.Module
+    name: str
+    fate: Fate
+    rows: Tensor
+
+    def solve(self, calibration: Batches) -> None:
+        """Solves for the weight and the constant, and installs both."""
+        module = self.small.get_submodule(self.name)
+        start = cast(Tensor, module.weight).flatten(1)
+        bias = cast("Tensor | None", module.bias)
+        moments = Moments(start.shape[1], start.shape[0])
+        for batch in calibration:
+            inputs = on(device_of(self.model), split(batch)[0])
+            x, y = self._sample(inputs)
+            moments.add(patches(module, x), outputs(module, y))
+        constant = bias is not None or self.fate.norm is not None
+        weight, shift = solved(moments, start.cpu(), constant=constant)
+        if bias is not None:
+            shift = shift - bias.double().cpu()
+        norm = None if bias is not None else self.fate.norm
+        modules = dict(self.small.named_modules(remove_duplicate=False))
+        install(modules, self.name, weight, shift if constant else None, norm)
+
+    def _sample(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """Inputs of the pruned module and targets from the original, for one batch."""
+        x, _, now = _capture(self.small, self.name, self.fate, inputs)
+        _, y, was = _capture(self.model, self.name, self.fate, inputs)
+        y = y.index_select(_channel_dim(y), self.rows)
+        if was is None or now is None:
+            return x, y
+        if was.shape != now.shape:
+            was = was.index_select(_channel_dim(was), self.rows)
+        return x, y + (was - now) / self._slope(y)
+
+    def _slope(self, y: Tensor) -> Tensor:
+        """How much the sum moves when the module's output does, for each channel."""
+        shape = [1] * y.dim()
+        if self.fate.norm is None:
+            return torch.ones(shape, device=y.device)
+        norm = cast(_BatchNorm, self.small.get_submodule(self.fate.norm))
+        assert norm.running_var is not None  # noqa: S101  (recalibrated like the original's)
+        slope = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+        sign = torch.where(slope < 0, -1.0, 1.0)
+        shape[_channel_dim(y)] = -1
+        return (sign * slope.abs().clamp_min(_SMALLEST_SLOPE)).reshape(shape)
+
+
+def solved(moments: Moments, start: Tensor, *, constant: bool) -> tuple[Tensor, Tensor]:
+    """Ridge least squares that shrinks towards `start` `[O, D]`; weight and constant."""
+    n = moments.count
+    x, y = moments.x / n, moments.y / n
+    if not constant:
+        x, y = torch.zeros_like(x), torch.zeros_like(y)
+    system = moments.xx / n - torch.outer(x, x)
+    wanted = moments.xy / n - torch.outer(x, y)
+    level = RIDGE * system.diagonal().mean().clamp_min(1e-12)
+    system = system + level * torch.eye(len(system), dtype=system.dtype)
+    weight = torch.linalg.solve(system, wanted + level * start.double().T).T
+    return weight, y - weight @ x
+
+
+def _channel_dim(y: Tensor) -> int:
+    return 1 if y.dim() == 4 else y.dim() - 1
+
+
+def _capture(
+    model: nn.Module, name: str, fate: Fate, inputs: Inputs
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Input and output of a module and the other addend of its sum; nothing after that is run."""
+    found: list[tuple[Tensor, Tensor]] = []
+
+    def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        found.append((args[0].clone(), output.clone()))
+        if fate.addend is None:
+            raise Stop
+
+    watcher = None if fate.addend is None else SumWatcher(fate.addend, fate.position)
+    handle = model.get_submodule(name).register_forward_hook(hook)
+    try:
+        with watcher or contextlib.nullcontext():
+            model(*inputs)
+    except Stop:
+        pass
+    finally:
+        handle.remove()
+    x, y = found[0]
+    return x, y, None if watcher is None else watcher.operand

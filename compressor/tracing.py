@@ -1,0 +1,113 @@
+"""What becomes of a convolution's output: which BatchNorm reads it, which sum it enters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_aten = torch.ops.aten
+_PRODUCTS = {_aten.convolution, _aten.addmm, _aten.mm, _aten.linear}
+_NORMS = {_aten.native_batch_norm, _aten._native_batch_norm_legit_no_training, _aten.batch_norm}
+_SUMS = {_aten.add, _aten.add_}
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What the output of a module goes through next.
+
+    Attributes:
+        norm: path of the BatchNorm that reads it, or None.
+        addend: number of the sum, among all sums of a forward pass, that adds the (normalised)
+            output to something that was computed before it; None where there is none.
+        position: which operand of that sum the *other* addend is.
+        calls: how often a forward pass applies the module.
+    """
+
+    norm: str | None = None
+    addend: int | None = None
+    position: int = 0
+    calls: int = 1
+
+
+class FateTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Follows outputs of weights through BatchNorm into sums, for one forward pass."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.fates: dict[str, Fate] = {}
+        self._owners = {
+            p.untyped_storage().data_ptr(): name.rpartition(".")[0]
+            for name, p in model.named_parameters()
+            if name.endswith("weight")
+        }
+        self._made: dict[int, tuple[str, Tensor]] = {}
+        self._order: dict[str, int] = {}
+        self._sums = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        packet = func.overloadpacket
+        if packet in _PRODUCTS:
+            self._product(args, out)
+        elif packet in _NORMS:
+            self._norm(args, out[0] if isinstance(out, tuple) else out)
+        elif packet in _SUMS:
+            self._sum(args)
+            self._sums += 1
+        return out
+
+    def _product(self, args: Any, out: Tensor) -> None:
+        for operand in args:
+            name = isinstance(operand, Tensor) and self._owners.get(
+                operand.untyped_storage().data_ptr()
+            )
+            if name and name in self.fates:
+                # A module that runs twice has no single fate.
+                self.fates[name] = Fate(calls=self.fates[name].calls + 1)
+            elif name:
+                self.fates[name] = Fate()
+                self._order.setdefault(name, len(self._order))
+                self._made[id(out)] = (name, out)
+
+    def _norm(self, args: Any, out: Tensor) -> None:
+        made = self._made.get(id(args[0]))
+        weight = args[1]
+        if made and isinstance(weight, Tensor):
+            norm = self._owners.get(weight.untyped_storage().data_ptr())
+            self.fates[made[0]] = Fate(norm=norm)
+            self._made[id(out)] = (made[0], out)
+
+    def _sum(self, args: Any) -> None:
+        sides = [(i, self._made.get(id(a))) for i, a in enumerate(args[:2])]
+        if not all(isinstance(a, Tensor) for a in args[:2]) or args[0].shape != args[1].shape:
+            return
+        known = [(self._order[made[0]], i, made[0]) for i, made in sides if made]
+        if known:
+            _, position, name = max(known)
+            fate = self.fates[name]
+            self.fates[name] = Fate(fate.norm, self._sums, 1 - position)
+
+
+class SumWatcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Keeps one operand of the n-th sum of a forward pass, then stops the pass."""
+
+    def __init__(self, number: int, position: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operand: Tensor | None = None
+        self._number, self._position, self._sums = number, position, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in _SUMS:
+            if self._sums == self._number:
+                self.operand = args[self._position].clone()
+                raise Stop
+            self._sums += 1
+        return func(*args, **(kwargs or {}))
+
+
+class Stop(Exception):  # noqa: N818  (no error: ends a forward pass that has shown enough)
+    """Ends a forward pass early."""
