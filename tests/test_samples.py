@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 from pathlib import Path
-from types import ModuleType
 
 import compressor
+from benchmarks.support import sample
 from compressor.evaluate import top1
 from compressor.result import RunSummary
 from tests.test_cli import call
@@ -16,15 +15,6 @@ from tests.test_cli import call
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "samples"
 TWO_POINTS = 0.02
-
-
-def load_sample(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, SAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def demo_words() -> list[str]:
@@ -51,7 +41,7 @@ def test_the_demo_keeps_its_promise(tmp_path: Path) -> None:
     assert summary.best.score is not None
     assert summary.best.score >= summary.base.score - TWO_POINTS
 
-    digits = load_sample("digits")
+    digits = sample("digits")
     original = digits.build_model()
     small = compressor.load(tmp_path / "run", digits.build_model())
     before, after = top1(original, digits.test_data()), top1(small, digits.test_data())
