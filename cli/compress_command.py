@@ -11,8 +11,8 @@ import click
 from cli import options
 from cli.output import console, note, print_json, stdout_for
 from cli.progress import watching
+from cli.resolve import resolve_target
 from cli.tables import closing_table
-from cli.target import resolve_target
 from compressor import pipeline
 from compressor.budget import parse_budgets
 from compressor.report import FILE_NAME

@@ -8,7 +8,7 @@ import click
 
 from cli import options
 from cli.output import note
-from cli.target import resolve_target
+from cli.resolve import resolve_target
 from compressor import pipeline
 from compressor.errors import RunError
 from compressor.result import RunSummary

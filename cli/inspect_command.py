@@ -7,8 +7,8 @@ import click
 from cli import options
 from cli.output import console, note, print_json, stdout_for
 from cli.progress import watching
+from cli.resolve import resolve_target
 from cli.tables import inspection_parts
-from cli.target import resolve_target
 from compressor import pipeline
 
 

@@ -13,7 +13,8 @@ from torch import nn
 
 from cli import zoo
 from cli.imagefolder import ImageBatches, class_labels, default_transform, image_folder
-from cli.target import Target, resolve_target
+from cli.resolve import resolve_target
+from cli.target import Target
 from compressor.errors import DataError, TargetError
 from tests.vision import torchvision
 

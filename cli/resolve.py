@@ -1,0 +1,37 @@
+"""What TARGET means: a Python file, a module, or a network of torchvision or timm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cli.target import FORMS, Target
+from compressor.errors import DataError, TargetError
+
+
+def resolve_target(text: str, data: str | None = None, *, needs_data: bool = True) -> Target:
+    """Reads a target.
+
+    Args:
+        text: one of the forms in `FORMS`.
+        data: `imagefolder:DIR`, for the networks of torchvision and timm.
+        needs_data: whether batches will be read; without, only the model and its input are.
+
+    Raises:
+        TargetError: the target is missing, does not import, or lacks a function.
+        DataError: the data is missing, empty or has another form.
+    """
+    # Each kind is imported when it is asked for: torchvision takes a second.
+    if text.startswith(("torchvision:", "timm:")):
+        from cli.zoo import zoo_target  # noqa: PLC0415
+
+        return zoo_target(text, data, needs_data=needs_data)
+    if ":" in text and not Path(text).exists():
+        raise TargetError(f"a target is {FORMS}, but got {text!r}")
+    if data is not None:
+        raise DataError(
+            f"--data is for torchvision:NAME and timm:NAME, but the target is {text!r}, which "
+            "brings its own calibration_data() and validation_data()"
+        )
+    from cli.python_target import python_target  # noqa: PLC0415
+
+    return python_target(text, needs_data=needs_data)
