@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+_LOOKS = 64  # a 64th of the units that are left goes between two looks at the costs
 RIDGE = 1e-3  # share of the mean variance that is added to every input's
 
 
@@ -65,13 +66,13 @@ def elimination_order(
     while len(dropped) < units - 1:
         costs = torch.stack([state.costs() for state in states]).sum(0)
         costs[~alive] = torch.inf
-        # Wide layers drop several at once while many are left: 64 looks halve a layer.
-        many = max(1, int(alive.sum()) // 64)
-        for unit in torch.argsort(costs, stable=True)[:many].tolist():
-            alive[unit] = False
-            dropped.append(unit)
-            for state in states:
-                state.drop(unit)
+        # Each update passes over the whole inverse, so wide layers drop several units at once.
+        many = max(1, int(alive.sum()) // _LOOKS)
+        cheapest = torch.argsort(costs, stable=True)[:many]
+        alive[cheapest] = False
+        dropped += cheapest.tolist()
+        for state in states:
+            state.drop(cheapest)
     last = [unit for unit in range(units) if alive[unit]]
     return (*last, *reversed(dropped))
 
@@ -94,9 +95,9 @@ class _State:
         solved: Tensor = torch.linalg.solve(blocks, weights)
         return (weights * solved).sum((1, 2)) / self._scale
 
-    def drop(self, unit: int) -> None:
-        """Takes a unit's inputs out; the rest is optimal for what is left."""
-        p = self._places[unit]
+    def drop(self, units: Tensor) -> None:
+        """Takes the inputs of units out; the rest is optimal for what is left."""
+        p = self._places[units].flatten()
         gain = torch.linalg.solve(self._inverse[p][:, p], self._inverse[p])
         self._weight -= self._weight[:, p] @ gain
         self._inverse -= self._inverse[:, p] @ gain

@@ -8,6 +8,7 @@ these pieces. See `docs/library.md`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
@@ -167,12 +168,23 @@ def make_library(
 
 
 def trace_fates(model: nn.Module, example: Inputs) -> dict[str, Fate]:
-    """Where the output of each weight goes; see `compressor.tracing`."""
+    """Where the output of each module's weight goes, in the order of execution.
+
+    Modules whose weight is used without calling them (as attention does with its projections)
+    are left out: nothing could be learned from their inputs.
+    """
     inputs = on(device_of(model), example)
     tracer = FateTracer(model)
-    with evaluating(model), torch.no_grad(), tracer:
-        forward(model, inputs)
-    return tracer.fates
+    calls: Counter[nn.Module] = Counter()
+    handles = [m.register_forward_pre_hook(lambda m, _: calls.update([m])) for m in model.modules()]
+    try:
+        with evaluating(model), torch.no_grad(), tracer:
+            forward(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    modules = dict(model.named_modules(remove_duplicate=False))
+    return {n: fate for n, fate in tracer.fates.items() if calls[modules[n]] == fate.calls}
 
 
 def _sorted_out(
@@ -183,7 +195,7 @@ def _sorted_out(
         module = model.get_submodule(name)
         why = refittable(module)
         if not why and name not in fates:
-            why = "its weight was not seen in a product"
+            why = "its weight is used without calling the module"
         if why:
             plain[name] = why
         else:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from compressor.least_squares import covariance, elimination_order, restricted, ridged
+from compressor.least_squares import _State, covariance, elimination_order, restricted, ridged
 
 
 def problem(seed: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
@@ -103,3 +103,14 @@ def test_consumers_count_by_their_share_not_their_scale() -> None:
     order = elimination_order([(system, small, places), (system, 1000 * large, places)], 4)
     assert order[0] == 0
     assert sorted(order) == [0, 1, 2, 3]
+
+
+def test_dropping_several_at_once_is_dropping_them_one_by_one() -> None:
+    x, weight = problem(2, 8, 3)
+    system, places = moment(x, centred=True), torch.arange(8).reshape(4, 2)
+    together, single = (_State(system, weight, places) for _ in range(2))
+    together.drop(torch.tensor([0, 2]))
+    single.drop(torch.tensor([0]))
+    single.drop(torch.tensor([2]))
+    left = torch.tensor([1, 3])
+    assert torch.allclose(together.costs()[left], single.costs()[left])

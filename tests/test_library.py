@@ -162,3 +162,32 @@ def test_drift_of_the_shortcut_is_made_up_for() -> None:
     refitted = copy.deepcopy(built)
     refit(model, refitted, library.space, architecture, EXAMPLE, images())
     assert loss(model, refitted) < loss(model, built)
+
+
+class Attention(nn.Module):
+    """Uses its projection's weight without calling the projection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = networks.conv(3, 16)
+        self.attend = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.out = networks.conv(16, 24)
+        self.head = nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        tokens = x.flatten(2).transpose(1, 2)
+        tokens, _ = self.attend(tokens, tokens, tokens, need_weights=False)
+        x = x + tokens.transpose(1, 2).reshape(x.shape)
+        return self.head(self.out(x).mean((2, 3)))
+
+
+def test_modules_that_are_never_called_are_left_alone() -> None:
+    model, space = read(Attention)
+    fates = trace_fates(model, EXAMPLE)
+    assert "attend.out_proj" not in fates
+    library = make_library(model, space, EXAMPLE, images(1))
+    architecture = middle(space)
+    built = library.build(architecture)
+    refit(model, built, library.space, architecture, EXAMPLE, images(1))
+    assert bool(torch.isfinite(built(images(1)[0])).all())
