@@ -9,8 +9,10 @@ the other addend has drifted by. No labels, no gradients.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -23,6 +25,7 @@ from compressor.least_squares import RIDGE
 from compressor.library import install, trace_fates
 from compressor.moments import Moments, outputs, patches, refittable
 from compressor.progress import Event, Progress, silent
+from compressor.replay import Calls, Replay, trace_calls
 from compressor.space import Architecture, SearchSpace
 from compressor.tracing import Fate, Stop, SumWatcher
 
@@ -46,20 +49,23 @@ def refit(
         space: the search space of `model`.
         architecture: what was cut.
         example: inputs `[N, …]`.
-        calibration: batches; read twice for each refitted layer.
+        calibration: batches; read once for each refitted layer.
         progress: told after each layer.
     """
     fates = trace_fates(model, example)
     removed = space.removed(architecture)
     names = _sequence(model, fates, space, architecture)
-    with evaluating(model), evaluating(small), torch.no_grad():
+    calls = trace_calls(model, example)
+    # Replay makes modules answer from memory, which the caller's network must not do.
+    original = copy.deepcopy(model)
+    pair = _Pair(Replay(original, calls), Replay(small, calls), calls)
+    with evaluating(original), evaluating(small), torch.no_grad():
         for i, name in enumerate(names):
             weight = cast(Tensor, model.get_submodule(name).weight)
             gone = removed.get((f"{name}.weight", 0), set())
             kept = [row for row in range(weight.shape[0]) if row not in gone]
             rows = torch.tensor(kept, device=weight.device)
-            step = _Step(model, small, name, fates[name], rows)
-            step.solve(calibration)
+            _Step(pair, name, fates[name], rows).solve(calibration)
             progress(Event("refit", i + 1, len(names), name))
 
 
@@ -80,50 +86,76 @@ def _sequence(
 
 
 @dataclass(frozen=True)
+class _Pair:
+    """The original and the pruned network, each run from where it is still to be refitted."""
+
+    original: Replay
+    small: Replay
+    calls: Calls
+
+    def sample(self, number: int, inputs: Inputs, name: str, fate: Fate) -> tuple[_Seen, _Seen]:
+        """What a module of the original and that of the pruned network saw, for one batch."""
+        done = self.calls.before(name)
+        was, now = (
+            _capture(replay.model, name, fate, partial(replay.run, number, inputs, done))
+            for replay in (self.original, self.small)
+        )
+        return was, now
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """Input and output of a module, and what a sum adds to the output."""
+
+    x: Tensor
+    y: Tensor
+    other: Tensor | None
+
+
+@dataclass(frozen=True)
 class _Step:
     """One module: where its inputs and targets come from."""
 
-    model: nn.Module
-    small: nn.Module
+    pair: _Pair
     name: str
     fate: Fate
     rows: Tensor
 
     def solve(self, calibration: Batches) -> None:
         """Solves for the weight and the constant, and installs both."""
-        module = self.small.get_submodule(self.name)
+        small = self.pair.small.model
+        module = small.get_submodule(self.name)
         start = cast(Tensor, module.weight).flatten(1)
         bias = cast("Tensor | None", module.bias)
         moments = Moments(start.shape[1], start.shape[0])
-        for batch in calibration:
-            inputs = on(device_of(self.model), split(batch)[0])
-            x, y = self._sample(inputs)
-            moments.add(patches(module, x), outputs(module, y))
+        for number, batch in enumerate(calibration):
+            inputs = on(device_of(small), split(batch)[0])
+            was, now = self.pair.sample(number, inputs, self.name, self.fate)
+            moments.add(patches(module, now.x), outputs(module, self._target(was, now)))
         constant = bias is not None or self.fate.norm is not None
         weight, shift = solved(moments, start.cpu(), constant=constant)
         if bias is not None:
             shift = shift - bias.double().cpu()
         norm = None if bias is not None else self.fate.norm
-        modules = dict(self.small.named_modules(remove_duplicate=False))
+        modules = dict(small.named_modules(remove_duplicate=False))
         install(modules, self.name, weight, shift if constant else None, norm)
 
-    def _sample(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """Inputs of the pruned module and targets from the original, for one batch."""
-        x, _, now = _capture(self.small, self.name, self.fate, inputs)
-        _, y, was = _capture(self.model, self.name, self.fate, inputs)
-        y = y.index_select(_channel_dim(y), self.rows)
-        if was is None or now is None:
-            return x, y
-        if was.shape != now.shape:
-            was = was.index_select(_channel_dim(was), self.rows)
-        return x, y + (was - now) / self._slope(y)
+    def _target(self, was: _Seen, now: _Seen) -> Tensor:
+        """What the pruned module should answer."""
+        y = was.y.index_select(_channel_dim(was.y), self.rows)
+        if was.other is None or now.other is None:
+            return y
+        other = was.other
+        if other.shape != now.other.shape:
+            other = other.index_select(_channel_dim(other), self.rows)
+        return y + (other - now.other) / self._slope(y)
 
     def _slope(self, y: Tensor) -> Tensor:
         """How much the sum moves when the module's output does, for each channel."""
         shape = [1] * y.dim()
         if self.fate.norm is None:
             return torch.ones(shape, device=y.device)
-        norm = cast(_BatchNorm, self.small.get_submodule(self.fate.norm))
+        norm = cast(_BatchNorm, self.pair.small.model.get_submodule(self.fate.norm))
         assert norm.running_var is not None  # noqa: S101  (recalibrated like the original's)
         slope = norm.weight / torch.sqrt(norm.running_var + norm.eps)
         sign = torch.where(slope < 0, -1.0, 1.0)
@@ -149,25 +181,24 @@ def _channel_dim(y: Tensor) -> int:
     return 1 if y.dim() == 4 else y.dim() - 1
 
 
-def _capture(
-    model: nn.Module, name: str, fate: Fate, inputs: Inputs
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Input and output of a module and the other addend of its sum; nothing after that is run."""
+def _capture(model: nn.Module, name: str, fate: Fate, run: Callable[[], object]) -> _Seen:
+    """What a module sees while `run` runs the network; nothing after that is run."""
     found: list[tuple[Tensor, Tensor]] = []
+    watcher = None if fate.addend is None else SumWatcher(fate.addend, fate.position)
 
     def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         found.append((args[0].clone(), output.clone()))
-        if fate.addend is None:
+        if watcher is None:
             raise Stop
+        watcher.armed = True
 
-    watcher = None if fate.addend is None else SumWatcher(fate.addend, fate.position)
     handle = model.get_submodule(name).register_forward_hook(hook)
     try:
         with watcher or contextlib.nullcontext():
-            model(*inputs)
+            run()
     except Stop:
         pass
     finally:
         handle.remove()
     x, y = found[0]
-    return x, y, None if watcher is None else watcher.operand
+    return _Seen(x, y, None if watcher is None else watcher.operand)

@@ -21,8 +21,8 @@ class Fate:
 
     Attributes:
         norm: path of the BatchNorm that reads it, or None.
-        addend: number of the sum, among all sums of a forward pass, that adds the (normalised)
-            output to something that was computed before it; None where there is none.
+        addend: number of the sum, among all sums after the module ran, that adds the (normalised)
+            output to something else; None where there is none.
         position: which operand of that sum the *other* addend is.
         calls: how often a forward pass applies the module.
     """
@@ -46,6 +46,7 @@ class FateTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
         }
         self._made: dict[int, tuple[str, Tensor]] = {}
         self._order: dict[str, int] = {}
+        self._sums_before: dict[str, int] = {}
         self._sums = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -71,6 +72,7 @@ class FateTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
             elif name:
                 self.fates[name] = Fate()
                 self._order.setdefault(name, len(self._order))
+                self._sums_before[name] = self._sums
                 self._made[id(out)] = (name, out)
 
     def _norm(self, args: Any, out: Tensor) -> None:
@@ -89,19 +91,20 @@ class FateTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
         if known:
             _, position, name = max(known)
             fate = self.fates[name]
-            self.fates[name] = Fate(fate.norm, self._sums, 1 - position)
+            self.fates[name] = Fate(fate.norm, self._sums - self._sums_before[name], 1 - position)
 
 
 class SumWatcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Keeps one operand of the n-th sum of a forward pass, then stops the pass."""
+    """Keeps one operand of the n-th sum after it was armed, then stops the pass."""
 
     def __init__(self, number: int, position: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operand: Tensor | None = None
+        self.armed = False
         self._number, self._position, self._sums = number, position, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket in _SUMS:
+        if self.armed and func.overloadpacket in _SUMS:
             if self._sums == self._number:
                 self.operand = args[self._position].clone()
                 raise Stop

@@ -1,0 +1,249 @@
+"""Runs a network again without repeating the part of it that has not changed.
+
+Refitting layer after layer, and scoring candidates that differ in late layers only, would run the
+same first layers on the same images over and over. `trace_calls` learns from one forward pass in
+which order modules are called and who reads their outputs; `Replay` then keeps the outputs that
+the rest of the network still needs, and hands them out instead of computing them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from compressor.counting import evaluating, forward
+from compressor.data import Inputs, device_of, on
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a module in a forward pass; ticks count beginnings and ends of calls.
+
+    Attributes:
+        start, end: ticks.
+        readers: for each operator that reads the output, the modules that were running then;
+            None where the output is no tensor, so that its readers are not known.
+    """
+
+    start: int
+    end: int
+    readers: frozenset[frozenset[str]] | None
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What one forward pass called: modules that ran exactly once, by name.
+
+    Modules that changed an input in place, or returned a view of one, are left out: handing out
+    a copy would not do the same.
+    """
+
+    once: Mapping[str, Call]
+
+    def before(self, name: str) -> tuple[str, ...]:
+        """Outermost modules that had ended when the named one began, in order."""
+        return self._outermost(self.once[name].start)
+
+    def all(self) -> tuple[str, ...]:
+        """Outermost modules of the whole pass, without the network itself."""
+        return self._outermost(max((c.end for c in self.once.values()), default=0) + 1)
+
+    def needed(self, name: str, done: frozenset[str]) -> bool:
+        """Whether anything outside of the finished modules reads the output of one of them."""
+        readers = self.once[name].readers
+        return readers is None or any(not running & done for running in readers)
+
+    def _outermost(self, tick: int) -> tuple[str, ...]:
+        found: list[str] = []
+        last = -1
+        for name, call in sorted(self.once.items(), key=lambda item: item[1].start):
+            if name and call.end < tick and call.start > last:
+                found.append(name)
+                last = call.end
+        return tuple(found)
+
+
+def trace_calls(model: nn.Module, example: Inputs) -> Calls:
+    """Runs the network once, in evaluation mode, and notes the calls of its modules."""
+    watcher = _Watcher()
+    names = {id(module): name for name, module in model.named_modules()}
+    with ExitStack() as stack:
+        for module in model.modules():
+            name = names[id(module)]
+            stack.callback(module.register_forward_pre_hook(watcher.begin(name)).remove)
+            stack.callback(module.register_forward_hook(watcher.finish(name)).remove)
+        with evaluating(model), torch.no_grad(), watcher:
+            forward(model, on(device_of(model), example))
+    return watcher.calls()
+
+
+class Replay:
+    """Forward passes of one network whose first modules are remembered, for each batch.
+
+    The modules are made to return what they returned before, so the network must be the caller's
+    own, and the weights of finished modules must not change while they are remembered.
+    """
+
+    def __init__(self, model: nn.Module, calls: Calls) -> None:
+        self.model = model
+        self._calls = calls
+        self._modules = dict(model.named_modules())
+        self._kept: dict[str, dict[Hashable, Any]] = {}
+
+    def run(self, batch: Hashable, inputs: Inputs, done: Iterable[str]) -> Any:
+        """The network's output; what `done` names is computed once for each batch.
+
+        Args:
+            batch: stands for the inputs.
+            inputs: of the network, on its device.
+            done: outermost finished modules, from `Calls`; may only grow from call to call until
+                `forget`.
+        """
+        finished = frozenset(done)
+        try:
+            with self._patched(batch, finished):
+                return self.model(*inputs)
+        finally:
+            self._tidy(batch, finished)
+
+    def keep(self, done: Iterable[str]) -> None:
+        """Forgets what modules outside of `done` returned; their weights may then change."""
+        wanted = frozenset(done)
+        self._kept = {name: kept for name, kept in self._kept.items() if name in wanted}
+
+    def numel(self) -> int:
+        """Numbers that are held in memory, over all batches."""
+        values = (v for kept in self._kept.values() for v in kept.values())
+        leaves = (x for v in values for x in tree_leaves(v) if isinstance(x, Tensor))
+        return sum(x.untyped_storage().nbytes() // x.element_size() for x in leaves)
+
+    @contextmanager
+    def _patched(self, batch: Hashable, finished: frozenset[str]) -> Iterator[None]:
+        names = {*finished, *(n for n, kept in self._kept.items() if batch in kept)}
+        for name in names:
+            self._modules[name].forward = self._remembering(name, batch, finished)
+        try:
+            yield
+        finally:
+            for name in names:
+                del self._modules[name].__dict__["forward"]
+
+    def _remembering(
+        self, name: str, batch: Hashable, finished: frozenset[str]
+    ) -> Callable[..., Any]:
+        module = self._modules[name]
+        compute = type(module).forward
+
+        def remembered(*args: Any, **kwargs: Any) -> Any:
+            kept = self._kept.setdefault(name, {})
+            if batch not in kept:
+                out = compute(module, *args, **kwargs)
+                needed = self._calls.needed(name, finished)
+                # What follows may work in place, on what is handed out or on what is kept.
+                kept[batch] = tree_map(_copy if needed else _ghost, out)
+                return out
+            return tree_map(_copy, kept[batch])
+
+        return remembered
+
+    def _tidy(self, batch: Hashable, finished: frozenset[str]) -> None:
+        """Drops what lies inside finished modules, and values that nobody reads any more."""
+        for name, kept in self._kept.items():
+            if batch not in kept:
+                continue
+            if name not in finished:
+                del kept[batch]
+            elif not self._calls.needed(name, finished):
+                kept[batch] = tree_map(_ghost, kept[batch])
+
+
+def _copy(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) and not _is_ghost(value) else value
+
+
+def _ghost(value: Any) -> Any:
+    """Shape and type of a tensor whose values nobody reads, without its memory."""
+    return value.new_zeros(()).expand(value.shape) if isinstance(value, Tensor) else value
+
+
+def _is_ghost(value: Tensor) -> bool:
+    return value.dim() > 0 and value.numel() > 1 and not any(value.stride())
+
+
+class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Notes when modules begin and end, and which operators read their outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._tick = 0
+        self._running: list[str] = []
+        self._begun: dict[str, int] = {}
+        self._count: Counter[str] = Counter()
+        self._ended: dict[str, int] = {}
+        self._inputs: list[list[tuple[Tensor, int]]] = []
+        self._makers: dict[int, list[str]] = {}
+        self._readers: dict[str, set[frozenset[str]] | None] = {}
+        self._alive: list[Tensor] = []  # an id may not come back while the pass runs
+
+    def begin(self, name: str) -> Callable[..., None]:
+        """A forward pre-hook."""
+
+        def hook(_: nn.Module, args: Any) -> None:
+            self._count[name] += 1
+            self._begun[name] = self._tick
+            self._running.append(name)
+            tensors = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
+            self._inputs.append([(x, x._version) for x in tensors])
+            self._tick += 1
+
+        return hook
+
+    def finish(self, name: str) -> Callable[..., None]:
+        """A forward hook."""
+
+        def hook(_module: nn.Module, _args: Any, out: Any) -> None:
+            self._tick += 1
+            self._running.pop()
+            if not _shares(out, self._inputs.pop()):
+                self._ended[name] = self._tick - 1
+            self._readers[name] = set() if isinstance(out, Tensor) else None
+            if isinstance(out, Tensor):
+                self._makers.setdefault(id(out), []).append(name)
+                self._alive.append(out)
+
+        return hook
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        running = frozenset(self._running)
+        for value in tree_leaves((args, kwargs)):
+            for name in self._makers.get(id(value), ()) if isinstance(value, Tensor) else ():
+                readers = self._readers[name]
+                if readers is not None:
+                    readers.add(running)
+        return func(*args, **(kwargs or {}))
+
+    def calls(self) -> Calls:
+        """Modules that ran once and whose output may be handed out again."""
+        found = {}
+        for name, end in self._ended.items():
+            if self._count[name] == 1:
+                readers = self._readers[name]
+                frozen = None if readers is None else frozenset(readers)
+                found[name] = Call(self._begun[name], end, frozen)
+        return Calls(found)
+
+
+def _shares(out: Any, inputs: list[tuple[Tensor, int]]) -> bool:
+    """Whether an input was changed in place, or lives on in the output."""
+    places = {x.untyped_storage().data_ptr() for x, _ in inputs}
+    leaves = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+    changed = any(x._version != version for x, version in inputs)
+    return changed or any(x.untyped_storage().data_ptr() in places for x in leaves)
