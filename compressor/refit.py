@@ -19,12 +19,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from compressor.counting import evaluating
 from compressor.data import Batches, Inputs, device_of, on, split
-from compressor.least_squares import RIDGE
-from compressor.library import install, trace_fates
-from compressor.moments import Moments, outputs, patches, refittable
+from compressor.least_squares import ridged
+from compressor.library import install
+from compressor.moments import Moments
+from compressor.patches import as_matrix, channel_dim, input_dim, matrix_shape, refittable
 from compressor.progress import Event, Progress, silent
 from compressor.space import Architecture, SearchSpace
-from compressor.tracing import Fate, Stop, SumWatcher
+from compressor.tracing import Fate, Stop, SumWatcher, trace_fates
 
 _SMALLEST_SLOPE = 1e-2  # of a BatchNorm channel through which drift is still sent back
 
@@ -54,9 +55,11 @@ def refit(
     names = _sequence(model, fates, space, architecture)
     with evaluating(model), evaluating(small), torch.no_grad():
         for i, name in enumerate(names):
-            weight = cast(Tensor, model.get_submodule(name).weight)
-            gone = removed.get((f"{name}.weight", 0), set())
-            kept = [row for row in range(weight.shape[0]) if row not in gone]
+            module = model.get_submodule(name)
+            weight = cast(Tensor, module.weight)
+            dim = 1 - input_dim(module)
+            gone = removed.get((f"{name}.weight", dim), set())
+            kept = [row for row in range(weight.shape[dim]) if row not in gone]
             rows = torch.tensor(kept, device=weight.device)
             step = _Step(model, small, name, fates[name], rows)
             step.solve(calibration)
@@ -67,8 +70,11 @@ def _sequence(
     model: nn.Module, fates: Mapping[str, Fate], space: SearchSpace, architecture: Architecture
 ) -> list[str]:
     """Refittable modules in forward order, from the first one whose inputs were cut."""
-    cut = {tensor.rpartition(".")[0] for tensor, dim in space.removed(architecture) if dim == 1}
-    cut |= {tensor.rpartition(".")[0] for tensor in space.kernels(architecture)}
+    cut = {tensor.rpartition(".")[0] for tensor in space.kernels(architecture)}
+    for tensor, dim in space.removed(architecture):
+        name, _, leaf = tensor.rpartition(".")
+        if leaf == "weight" and name in fates and dim == input_dim(model.get_submodule(name)):
+            cut.add(name)
     started = False
     names: list[str] = []
     for name in fates:  # in the order of execution
@@ -92,17 +98,18 @@ class _Step:
     def solve(self, calibration: Batches) -> None:
         """Solves for the weight and the constant, and installs both."""
         module = self.small.get_submodule(self.name)
-        start = cast(Tensor, module.weight).flatten(1)
+        start = as_matrix(module, cast(Tensor, module.weight))
         bias = cast("Tensor | None", module.bias)
-        moments = Moments(start.shape[1], start.shape[0])
+        groups, rows, size = matrix_shape(module)
+        moments = Moments(groups, size, rows)
         for batch in calibration:
             inputs = on(device_of(self.model), split(batch)[0])
             x, y = self._sample(inputs)
-            moments.add(patches(module, x), outputs(module, y))
+            moments.observe(module, x, y)
         constant = bias is not None or self.fate.norm is not None
         weight, shift = solved(moments, start.cpu(), constant=constant)
         if bias is not None:
-            shift = shift - bias.double().cpu()
+            shift = shift.flatten() - bias.double().cpu()
         norm = None if bias is not None else self.fate.norm
         modules = dict(self.small.named_modules(remove_duplicate=False))
         install(modules, self.name, weight, shift if constant else None, norm)
@@ -111,14 +118,15 @@ class _Step:
         """Inputs of the pruned module and targets from the original, for one batch."""
         x, _, now = _capture(self.small, self.name, self.fate, inputs)
         _, y, was = _capture(self.model, self.name, self.fate, inputs)
-        y = y.index_select(_channel_dim(y), self.rows)
+        channels = channel_dim(self.model.get_submodule(self.name), y)
+        y = y.index_select(channels, self.rows)
         if was is None or now is None:
             return x, y
         if was.shape != now.shape:
-            was = was.index_select(_channel_dim(was), self.rows)
-        return x, y + (was - now) / self._slope(y)
+            was = was.index_select(channels, self.rows)
+        return x, y + (was - now) / self._slope(y, channels)
 
-    def _slope(self, y: Tensor) -> Tensor:
+    def _slope(self, y: Tensor, channels: int) -> Tensor:
         """How much the sum moves when the module's output does, for each channel."""
         shape = [1] * y.dim()
         if self.fate.norm is None:
@@ -127,26 +135,17 @@ class _Step:
         assert norm.running_var is not None  # noqa: S101  (recalibrated like the original's)
         slope = norm.weight / torch.sqrt(norm.running_var + norm.eps)
         sign = torch.where(slope < 0, -1.0, 1.0)
-        shape[_channel_dim(y)] = -1
+        shape[channels] = -1
         return (sign * slope.abs().clamp_min(_SMALLEST_SLOPE)).reshape(shape)
 
 
 def solved(moments: Moments, start: Tensor, *, constant: bool) -> tuple[Tensor, Tensor]:
-    """Ridge least squares that shrinks towards `start` `[O, D]`; weight and constant."""
-    n = moments.count
-    x, y = moments.x / n, moments.y / n
-    if not constant:
-        x, y = torch.zeros_like(x), torch.zeros_like(y)
-    system = moments.xx / n - torch.outer(x, x)
-    wanted = moments.xy / n - torch.outer(x, y)
-    level = RIDGE * system.diagonal().mean().clamp_min(1e-12)
-    system = system + level * torch.eye(len(system), dtype=system.dtype)
-    weight = torch.linalg.solve(system, wanted + level * start.double().T).T
-    return weight, y - weight @ x
-
-
-def _channel_dim(y: Tensor) -> int:
-    return 1 if y.dim() == 4 else y.dim() - 1
+    """Ridge least squares that shrinks towards `start` `[G, O / G, D]`; weight and constant."""
+    second = moments.second(centred=constant)
+    system = ridged(second.clone(), moments.mean)
+    wanted = moments.cross(centred=constant) + (system - second) @ start.double().mT
+    weight = torch.linalg.solve(system, wanted).mT
+    return weight, moments.target - (weight @ moments.mean[:, :, None]).flatten(1)
 
 
 def _capture(
