@@ -1,100 +1,105 @@
 """Second moments of what each consumer reads: all that least squares needs to know.
 
-A *patch* is what one output position of a convolution or linear layer reads: `in * k * k` numbers.
-The moments of all patches of the calibration data are accumulated batch by batch, so memory is
-bounded by layer width and not by the number of images.
+The moments of all patches of the calibration data are accumulated some images at a time, so
+memory is bounded by layer width and not by the number of images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from compressor.counting import evaluating, forward
 from compressor.data import Batches, device_of, on, split
+from compressor.patches import matrix_shape, outputs, patch_numbers, patches
 
-LARGEST_PATCH = 6000  # a moment matrix of so many numbers squared takes 144 MB
+_AT_ONCE = 1 << 24  # numbers in the patches that are multiplied at once: 64 MB
+_SPLIT = 512  # rows of a matrix times itself that are computed at once, from the diagonal on
 
 
 class Moments:
-    """Sums over patches `x` and outputs `y`, in float64.
+    """First and second moments of patches `x` and outputs `y` of each group, in float64.
+
+    Sums are taken of `x` less its mean in the first patches that were added: where a mean is much
+    larger than the spread around it, float32 products could not tell the spread any more.
 
     Attributes:
-        count: patches added.
-        xx: sum of x xᵀ, `[D, D]`.
-        x: sum of x, `[D]`.
-        xy: sum of x yᵀ, `[D, O]`; O is 0 where there is no target.
-        y: sum of y, `[O]`.
+        count: patches added, the same for every group.
     """
 
-    def __init__(self, inputs: int, outputs: int = 0) -> None:
+    def __init__(self, groups: int, inputs: int, outputs: int = 0) -> None:
         self.count = 0
-        self.xx = torch.zeros(inputs, inputs, dtype=torch.float64)
-        self.x = torch.zeros(inputs, dtype=torch.float64)
-        self.xy = torch.zeros(inputs, outputs, dtype=torch.float64)
-        self.y = torch.zeros(outputs, dtype=torch.float64)
+        self._shift: Tensor | None = None
+        self._xx = torch.zeros(groups, inputs, inputs, dtype=torch.float64)
+        self._x = torch.zeros(groups, inputs, dtype=torch.float64)
+        self._xy = torch.zeros(groups, inputs, outputs, dtype=torch.float64)
+        self._y = torch.zeros(groups, outputs, dtype=torch.float64)
 
     def add(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Adds patches `[n, D]` and their targets `[n, O]`."""
-        self.count += x.shape[0]
-        self.xx += (x.T @ x).double().cpu()
-        self.x += x.sum(0).double().cpu()
+        """Adds patches `[G, n, D]` and their targets `[G, n, O / G]`.
+
+        Products are taken in float32 (float64 if that is what came) and summed in float64.
+        """
+        x = _precise(x)
+        if self._shift is None:
+            self._shift = x.mean(1, keepdim=True)
+        x = x - self._shift
+        self.count += x.shape[1]
+        _add_square(self._xx, x)
+        self._x += x.sum(1).cpu()
         if y is not None:
-            self.xy += (x.T @ y).double().cpu()
-            self.y += y.sum(0).double().cpu()
+            y = _precise(y)
+            self._xy += (x.mT @ y).cpu()
+            self._y += y.sum(1).cpu()
 
+    @property
+    def mean(self) -> Tensor:
+        """Mean of x, `[G, D]`."""
+        found = self._x / self.count
+        return found if self._shift is None else found + self._shift[:, 0].cpu()
 
-def refittable(module: nn.Module) -> str:
-    """Why the weight of a module cannot be refitted by least squares; empty if it can be."""
-    if isinstance(module, nn.Linear):
-        size = module.in_features
-    elif isinstance(module, nn.Conv2d) and module.groups == 1:
-        size = module.in_channels * module.kernel_size[0] * module.kernel_size[1]
-        if module.padding_mode != "zeros":
-            return f"its padding mode is {module.padding_mode}"
-    elif isinstance(module, _ConvNd | _ConvTransposeNd):
-        return "only plain two-dimensional convolutions are refitted"
-    else:
-        return f"a {type(module).__name__} is not refitted"
-    if size > LARGEST_PATCH:
-        return f"it reads {size} numbers at once, more than {LARGEST_PATCH}"
-    return ""
+    @property
+    def target(self) -> Tensor:
+        """Mean of y, `[G, O / G]`."""
+        return self._y / self.count
 
+    def second(self, *, centred: bool) -> Tensor:
+        """Covariance of x, or without centring the mean of x xᵀ: `[G, D, D]`."""
+        off = self._x[:, :, None] / self.count
+        found = _mirrored(self._xx / self.count).baddbmm_(off, off.mT, alpha=-1)
+        mean = self.mean[:, :, None]
+        return found if centred else found.baddbmm_(mean, mean.mT)
 
-def patches(module: nn.Module, x: Tensor) -> Tensor:
-    """Everything that the module reads, `[positions, D]`, D in the order of its weight."""
-    if isinstance(module, nn.Linear):
-        return x.reshape(-1, x.shape[-1])
-    assert isinstance(module, nn.Conv2d)  # noqa: S101  (callers ask `refittable` first)
-    if module.kernel_size == (1, 1) and module.padding in ((0, 0), "valid", "same"):
-        s, t = module.stride
-        return x[:, :, ::s, ::t].permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-    pad = module._reversed_padding_repeated_twice
-    padded = functional.pad(x, pad)
-    columns = functional.unfold(padded, module.kernel_size, module.dilation, 0, module.stride)
-    return columns.transpose(1, 2).reshape(-1, columns.shape[1])
+    def cross(self, *, centred: bool) -> Tensor:
+        """Covariance of x and y, or without centring the mean of x yᵀ: `[G, D, O / G]`."""
+        off, target = self._x[:, :, None] / self.count, self.target[:, None, :]
+        found = (self._xy / self.count).baddbmm_(off, target, alpha=-1)
+        return found if centred else found.baddbmm_(self.mean[:, :, None], target)
 
-
-def outputs(module: nn.Module, y: Tensor) -> Tensor:
-    """Outputs of the module as `[positions, O]`, in the order of `patches`."""
-    if isinstance(module, nn.Linear):
-        return y.reshape(-1, y.shape[-1])
-    return y.permute(0, 2, 3, 1).reshape(-1, y.shape[1])
+    def observe(self, module: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
+        """Adds what the module reads of its input `[N, …]`, and targets of its output's shape."""
+        each = max(1, patch_numbers(module, x[:1]))
+        step = max(1, _AT_ONCE // each)
+        for start in range(0, len(x), step):
+            part = slice(start, start + step)
+            target = None if y is None else outputs(module, y[part])
+            self.add(patches(module, x[part]), target)
 
 
 def collect(model: nn.Module, names: Iterable[str], calibration: Batches) -> dict[str, Moments]:
     """Moments of the inputs of the named modules, over all calibration batches."""
     modules: Mapping[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
-    found = {n: Moments(cast(Tensor, modules[n].weight).flatten(1).shape[1]) for n in names}
+    found = {}
+    for name in names:
+        groups, _, size = matrix_shape(modules[name])
+        found[name] = Moments(groups, size)
 
     def watch(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            found[name].add(patches(module, args[0].detach()))
+            found[name].observe(module, args[0].detach())
 
         return modules[name].register_forward_pre_hook(hook)
 
@@ -107,3 +112,23 @@ def collect(model: nn.Module, names: Iterable[str], calibration: Batches) -> dic
         for handle in handles:
             handle.remove()
     return found
+
+
+def _add_square(total: Tensor, x: Tensor) -> None:
+    """Adds xᵀ x `[G, D, D]` to the total; below its diagonal only blocks of `_SPLIT`."""
+    size = x.shape[2]
+    for start in range(0, size, _SPLIT):
+        part = slice(start, min(start + _SPLIT, size))
+        total[:, part, start:] += (x[..., part].mT @ x[..., start:]).cpu()
+
+
+def _mirrored(half: Tensor) -> Tensor:
+    """Fills in, in place, what `_add_square` leaves out below the diagonal."""
+    for start in range(_SPLIT, half.shape[1], _SPLIT):
+        part = slice(start, start + _SPLIT)
+        half[:, part, :start] = half[:, :start, part].mT
+    return half
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()

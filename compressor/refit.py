@@ -21,13 +21,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from compressor.counting import evaluating
 from compressor.data import Batches, Inputs, device_of, on, split
-from compressor.least_squares import RIDGE
-from compressor.library import install, trace_fates
-from compressor.moments import Moments, outputs, patches, refittable
+from compressor.least_squares import ridged
+from compressor.library import install
+from compressor.moments import Moments
+from compressor.patches import as_matrix, channel_dim, input_dim, matrix_shape, refittable
 from compressor.progress import Event, Progress, silent
 from compressor.replay import Calls, Replay, trace_calls
 from compressor.space import Architecture, SearchSpace
-from compressor.tracing import Fate, Stop, SumWatcher
+from compressor.tracing import Fate, Stop, SumWatcher, trace_fates
 
 _SMALLEST_SLOPE = 1e-2  # of a BatchNorm channel through which drift is still sent back
 
@@ -61,9 +62,11 @@ def refit(
     pair = _Pair(Replay(original, calls), Replay(small, calls), calls)
     with evaluating(original), evaluating(small), torch.no_grad():
         for i, name in enumerate(names):
-            weight = cast(Tensor, model.get_submodule(name).weight)
-            gone = removed.get((f"{name}.weight", 0), set())
-            kept = [row for row in range(weight.shape[0]) if row not in gone]
+            module = model.get_submodule(name)
+            weight = cast(Tensor, module.weight)
+            dim = 1 - input_dim(module)
+            gone = removed.get((f"{name}.weight", dim), set())
+            kept = [row for row in range(weight.shape[dim]) if row not in gone]
             rows = torch.tensor(kept, device=weight.device)
             _Step(pair, name, fates[name], rows).solve(calibration)
             progress(Event("refit", i + 1, len(names), name))
@@ -73,8 +76,11 @@ def _sequence(
     model: nn.Module, fates: Mapping[str, Fate], space: SearchSpace, architecture: Architecture
 ) -> list[str]:
     """Refittable modules in forward order, from the first one whose inputs were cut."""
-    cut = {tensor.rpartition(".")[0] for tensor, dim in space.removed(architecture) if dim == 1}
-    cut |= {tensor.rpartition(".")[0] for tensor in space.kernels(architecture)}
+    cut = {tensor.rpartition(".")[0] for tensor in space.kernels(architecture)}
+    for tensor, dim in space.removed(architecture):
+        name, _, leaf = tensor.rpartition(".")
+        if leaf == "weight" and name in fates and dim == input_dim(model.get_submodule(name)):
+            cut.add(name)
     started = False
     names: list[str] = []
     for name in fates:  # in the order of execution
@@ -125,32 +131,34 @@ class _Step:
         """Solves for the weight and the constant, and installs both."""
         small = self.pair.small.model
         module = small.get_submodule(self.name)
-        start = cast(Tensor, module.weight).flatten(1)
+        start = as_matrix(module, cast(Tensor, module.weight))
         bias = cast("Tensor | None", module.bias)
-        moments = Moments(start.shape[1], start.shape[0])
+        groups, rows, size = matrix_shape(module)
+        moments = Moments(groups, size, rows)
         for number, batch in enumerate(calibration):
             inputs = on(device_of(small), split(batch)[0])
             was, now = self.pair.sample(number, inputs, self.name, self.fate)
-            moments.add(patches(module, now.x), outputs(module, self._target(was, now)))
+            moments.observe(module, now.x, self._target(module, was, now))
         constant = bias is not None or self.fate.norm is not None
         weight, shift = solved(moments, start.cpu(), constant=constant)
         if bias is not None:
-            shift = shift - bias.double().cpu()
+            shift = shift.flatten() - bias.double().cpu()
         norm = None if bias is not None else self.fate.norm
         modules = dict(small.named_modules(remove_duplicate=False))
         install(modules, self.name, weight, shift if constant else None, norm)
 
-    def _target(self, was: _Seen, now: _Seen) -> Tensor:
+    def _target(self, module: nn.Module, was: _Seen, now: _Seen) -> Tensor:
         """What the pruned module should answer."""
-        y = was.y.index_select(_channel_dim(was.y), self.rows)
+        channels = channel_dim(module, was.y)
+        y = was.y.index_select(channels, self.rows)
         if was.other is None or now.other is None:
             return y
         other = was.other
         if other.shape != now.other.shape:
-            other = other.index_select(_channel_dim(other), self.rows)
-        return y + (other - now.other) / self._slope(y)
+            other = other.index_select(channels, self.rows)
+        return y + (other - now.other) / self._slope(y, channels)
 
-    def _slope(self, y: Tensor) -> Tensor:
+    def _slope(self, y: Tensor, channels: int) -> Tensor:
         """How much the sum moves when the module's output does, for each channel."""
         shape = [1] * y.dim()
         if self.fate.norm is None:
@@ -159,26 +167,17 @@ class _Step:
         assert norm.running_var is not None  # noqa: S101  (recalibrated like the original's)
         slope = norm.weight / torch.sqrt(norm.running_var + norm.eps)
         sign = torch.where(slope < 0, -1.0, 1.0)
-        shape[_channel_dim(y)] = -1
+        shape[channels] = -1
         return (sign * slope.abs().clamp_min(_SMALLEST_SLOPE)).reshape(shape)
 
 
 def solved(moments: Moments, start: Tensor, *, constant: bool) -> tuple[Tensor, Tensor]:
-    """Ridge least squares that shrinks towards `start` `[O, D]`; weight and constant."""
-    n = moments.count
-    x, y = moments.x / n, moments.y / n
-    if not constant:
-        x, y = torch.zeros_like(x), torch.zeros_like(y)
-    system = moments.xx / n - torch.outer(x, x)
-    wanted = moments.xy / n - torch.outer(x, y)
-    level = RIDGE * system.diagonal().mean().clamp_min(1e-12)
-    system = system + level * torch.eye(len(system), dtype=system.dtype)
-    weight = torch.linalg.solve(system, wanted + level * start.double().T).T
-    return weight, y - weight @ x
-
-
-def _channel_dim(y: Tensor) -> int:
-    return 1 if y.dim() == 4 else y.dim() - 1
+    """Ridge least squares that shrinks towards `start` `[G, O / G, D]`; weight and constant."""
+    second = moments.second(centred=constant)
+    system = ridged(second.clone(), moments.mean)
+    wanted = moments.cross(centred=constant) + (system - second) @ start.double().mT
+    weight = torch.linalg.solve(system, wanted).mT
+    return weight, moments.target - (weight @ moments.mean[:, :, None]).flatten(1)
 
 
 def _capture(model: nn.Module, name: str, fate: Fate, run: Callable[[], object]) -> _Seen:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from compressor.counting import evaluating, forward
+from compressor.data import Inputs, device_of, on
 
 _aten = torch.ops.aten
 _PRODUCTS = {_aten.convolution, _aten.addmm, _aten.mm, _aten.linear}
@@ -92,6 +96,31 @@ class FateTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
             _, position, name = max(known)
             fate = self.fates[name]
             self.fates[name] = Fate(fate.norm, self._sums - self._sums_before[name], 1 - position)
+
+
+def trace_fates(model: nn.Module, example: Inputs) -> dict[str, Fate]:
+    """Where the output of each module's weight goes, in the order of execution.
+
+    Modules whose weight is used without calling them (as attention does with its projections)
+    are left out, and those that are called with more than their input: nothing could be learned
+    from their inputs.
+    """
+    tracer = FateTracer(model)
+    calls: Counter[nn.Module] = Counter()
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if len(args) == 1 and not kwargs:
+            calls[module] += 1
+
+    handles = [m.register_forward_pre_hook(note, with_kwargs=True) for m in model.modules()]
+    try:
+        with evaluating(model), torch.no_grad(), tracer:
+            forward(model, on(device_of(model), example))
+    finally:
+        for handle in handles:
+            handle.remove()
+    modules = dict(model.named_modules(remove_duplicate=False))
+    return {n: fate for n, fate in tracer.fates.items() if calls[modules[n]] == fate.calls}
 
 
 class SumWatcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
