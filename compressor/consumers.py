@@ -72,13 +72,36 @@ class Consumer:
         base = torch.tensor(channels)[:, :, None] * self.area + torch.arange(self.area)
         return base.flatten(1)
 
-    def refitted(self, kept: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The best weight `[O, D']` on the kept inputs, and the constant `[O]` to be added."""
+    def refitted(self, kept: Tensor) -> Fit:
+        """The best weight on the kept inputs."""
         weight = restricted(self.system, self.weight, kept)
-        if self.mean is None:
-            return weight.flatten(0, 1), None
-        lost = self.weight.double() @ self.mean[:, :, None] - weight @ self.mean[:, kept, None]
-        return weight.flatten(0, 1), lost.flatten()
+        rows = self.system[:, kept][:, :, kept]
+        share = _variance(weight, rows) / _variance(self.weight.double(), self.system)
+        constant = None
+        if self.mean is not None:
+            full, now = self.mean[:, :, None], self.mean[:, kept, None]
+            constant = (self.weight.double() @ full - weight @ now).flatten()
+        return Fit(weight.flatten(0, 1), constant, share.flatten())
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A consumer's weight on some of its inputs.
+
+    Attributes:
+        weight: `[O, D']`.
+        constant: to be added to each output `[O]`, or None where nothing can take it up.
+        share: variance of each output as a share of the original's, `[O]`; below 1, since what
+            the kept inputs cannot tell is missing.
+    """
+
+    weight: Tensor
+    constant: Tensor | None
+    share: Tensor
+
+
+def _variance(weight: Tensor, system: Tensor) -> Tensor:
+    return ((weight @ system) * weight).sum(2).clamp_min(1e-30)
 
 
 def rest(size: int, gone: frozenset[int] | set[int]) -> Tensor:

@@ -10,19 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from compressor.consumers import Consumer, read_consumers, rest, sorted_out
+from compressor.assembly import Assembler
+from compressor.consumers import Consumer, read_consumers, sorted_out
 from compressor.coupling import Role
 from compressor.data import Batches, Inputs
 from compressor.elimination import Reader, elimination_order
-from compressor.patches import from_matrix
 from compressor.progress import Event, Progress, silent
 from compressor.space import Architecture, Frozen, SearchLayer, SearchSpace
-from compressor.structure import materialise
 from compressor.tracing import trace_fates
 
 
@@ -47,49 +44,7 @@ class LayerLibrary:
 
         The original network is not touched.
         """
-        small = materialise(self.model, self.space, architecture).eval().requires_grad_(False)
-        modules = dict(small.named_modules(remove_duplicate=False))
-        removed = self.space.removed(architecture)
-        kernels = self.space.kernels(architecture)
-        for name, consumer in self.consumers.items():
-            tensor = f"{name}.weight"
-            gone = frozenset(removed.get((tensor, consumer.input_dim), ()))
-            if gone or tensor in kernels:
-                weight, constant = consumer.refitted(consumer.kept(gone, kernels.get(tensor)))
-                rows = rest(len(weight), removed.get((tensor, 1 - consumer.input_dim), set()))
-                constant = None if constant is None else constant[rows]
-                install(modules, name, weight[rows], constant, consumer.norm)
-        return small
-
-
-def install(
-    modules: Mapping[str, nn.Module],
-    name: str,
-    weight: Tensor,
-    constant: Tensor | None,
-    norm: str | None,
-) -> None:
-    """Puts a refitted weight into a module, and the constant after it.
-
-    Args:
-        modules: path to module.
-        name: path of the module.
-        weight: new weight as a matrix, `[O, D]` or `[G, O / G, D]`.
-        constant: to be added to each output, or None.
-        norm: path of the BatchNorm that takes the constant up; None where the bias does.
-    """
-    module = modules[name]
-    with torch.no_grad():
-        target = cast(Tensor, module.weight)
-        target.copy_(from_matrix(module, weight))
-        if constant is None:
-            return
-        if norm is None:
-            cast(Tensor, module.bias).add_(constant.flatten().to(target))
-            return
-        mean = cast("Tensor | None", modules[norm].running_mean)
-        if mean is not None:  # statistics of the batch itself take any constant away
-            mean.sub_(constant.flatten().to(target))
+        return Assembler(self.model, self.space, self.consumers).assemble(architecture)
 
 
 def make_library(

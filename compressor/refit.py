@@ -22,9 +22,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from compressor.counting import evaluating
 from compressor.data import Batches, Inputs, device_of, on, split
 from compressor.least_squares import ridged
-from compressor.library import install
 from compressor.moments import Moments
-from compressor.patches import as_matrix, channel_dim, input_dim, matrix_shape, refittable
+from compressor.patches import (
+    as_matrix,
+    channel_dim,
+    from_matrix,
+    input_dim,
+    matrix_shape,
+    refittable,
+)
 from compressor.progress import Event, Progress, silent
 from compressor.replay import Calls, Replay, trace_calls
 from compressor.space import Architecture, SearchSpace
@@ -130,6 +136,7 @@ class _Step:
     def solve(self, calibration: Batches) -> None:
         """Solves for the weight and the constant, and installs both."""
         small = self.pair.small.model
+        self._reset_norm()
         module = small.get_submodule(self.name)
         start = as_matrix(module, cast(Tensor, module.weight))
         bias = cast("Tensor | None", module.bias)
@@ -145,7 +152,20 @@ class _Step:
             shift = shift.flatten() - bias.double().cpu()
         norm = None if bias is not None else self.fate.norm
         modules = dict(small.named_modules(remove_duplicate=False))
-        install(modules, self.name, weight, shift if constant else None, norm)
+        _install(modules, self.name, weight, shift if constant else None, norm)
+
+    def _reset_norm(self) -> None:
+        """Targets are the original's outputs, so they are normalised as the original's were."""
+        if self.fate.norm is None:
+            return
+        now = cast(_BatchNorm, self.pair.small.model.get_submodule(self.fate.norm))
+        was = cast(_BatchNorm, self.pair.original.model.get_submodule(self.fate.norm))
+        for mine, theirs in (
+            (now.running_mean, was.running_mean),
+            (now.running_var, was.running_var),
+        ):
+            if mine is not None and theirs is not None:
+                mine.copy_(theirs[self.rows])
 
     def _target(self, module: nn.Module, was: _Seen, now: _Seen) -> Tensor:
         """What the pruned module should answer."""
@@ -169,6 +189,36 @@ class _Step:
         sign = torch.where(slope < 0, -1.0, 1.0)
         shape[channels] = -1
         return (sign * slope.abs().clamp_min(_SMALLEST_SLOPE)).reshape(shape)
+
+
+def _install(
+    modules: Mapping[str, nn.Module],
+    name: str,
+    weight: Tensor,
+    constant: Tensor | None,
+    norm: str | None,
+) -> None:
+    """Puts a refitted weight into a module, and the constant after it.
+
+    Args:
+        modules: path to module.
+        name: path of the module.
+        weight: new weight as a matrix, `[O, D]` or `[G, O / G, D]`.
+        constant: to be added to each output, or None.
+        norm: path of the BatchNorm that takes the constant up; None where the bias does.
+    """
+    module = modules[name]
+    with torch.no_grad():
+        target = cast(Tensor, module.weight)
+        target.copy_(from_matrix(module, weight))
+        if constant is None:
+            return
+        if norm is None:
+            cast(Tensor, module.bias).add_(constant.flatten().to(target))
+            return
+        mean = cast("Tensor | None", modules[norm].running_mean)
+        if mean is not None:  # statistics of the batch itself take any constant away
+            mean.sub_(constant.flatten().to(target))
 
 
 def solved(moments: Moments, start: Tensor, *, constant: bool) -> tuple[Tensor, Tensor]:

@@ -31,29 +31,45 @@ def materialise(model: nn.Module, space: SearchSpace, architecture: Architecture
     Raises:
         ArchitectureError: the architecture is not of this space, or the space not of this model.
     """
-    cuts = space.removed(architecture)
-    kernels = space.kernels(architecture)
     small = copy.deepcopy(model)
-    owners = _owners(small)
-    through = _through(space)
-    touched: dict[int, nn.Module] = {}
-    for (name, dim), gone in cuts.items():
+    owners, through = _owners(small), through_tensors(space)
+    touched: dict[str, nn.Module] = {}
+    for name, tensor in cut_tensors(model, space, architecture).items():
         owner, leaf = _owner(owners, name)
-        tensor = getattr(owner, leaf)
+        set_tensor(owner, leaf, tensor)
+        touched[name.rpartition(".")[0]] = owner
+    for path, owner in touched.items():
+        agree(owner, model.get_submodule(path), through=f"{path}.weight" in through)
+    return small
+
+
+def cut_tensors(
+    model: nn.Module, space: SearchSpace, architecture: Architecture
+) -> dict[str, Tensor]:
+    """What is kept of every tensor that the architecture cuts, by name; copies.
+
+    Raises:
+        ArchitectureError: the architecture is not of this space, or the space not of this model.
+    """
+    owners = _owners(model)
+    found: dict[str, Tensor] = {}
+    for (name, dim), gone in space.removed(architecture).items():
+        owner, leaf = _owner(owners, name)
+        tensor = found.get(name, getattr(owner, leaf).detach())
         _check_positions(name, tensor, dim, gone)
-        if isinstance(owner, _ConvNd) and leaf == "weight" and dim == 0 and name in through:
-            owner.groups = owner.groups * (tensor.shape[0] - len(gone)) // tensor.shape[0]
         keep = [i for i in range(tensor.shape[dim]) if i not in gone]
         index = torch.tensor(keep, dtype=torch.long, device=tensor.device)
-        _set(owner, leaf, tensor.detach().index_select(dim, index))
-        touched[id(owner)] = owner
-    for name, kernel in kernels.items():
+        found[name] = tensor.index_select(dim, index)
+    for name, kernel in space.kernels(architecture).items():
         owner, leaf = _owner(owners, name)
-        _crop(owner, leaf, kernel)
-        touched[id(owner)] = owner
-    for owner in touched.values():
-        _refresh(owner)
-    return small
+        tensor = found.get(name, getattr(owner, leaf).detach())
+        found[name] = tensor[_centre(tensor, kernel)].clone()
+    return found
+
+
+def through_tensors(space: SearchSpace) -> set[str]:
+    """Tensors that act on each channel alone."""
+    return {name for (name, _), role in _roles(space).items() if role is Role.THROUGH}
 
 
 def mask(model: nn.Module, space: SearchSpace, architecture: Architecture) -> nn.Module:
@@ -118,10 +134,6 @@ def _roles(space: SearchSpace) -> Mapping[tuple[str, int], Role]:
     }
 
 
-def _through(space: SearchSpace) -> set[str]:
-    return {name for (name, _), role in _roles(space).items() if role is Role.THROUGH}
-
-
 def _owners(model: nn.Module) -> dict[str, nn.Module]:
     return dict(model.named_modules(remove_duplicate=False))
 
@@ -149,13 +161,14 @@ def _check_positions(name: str, tensor: Tensor, dim: int, gone: set[int]) -> Non
         )
 
 
-def _set(owner: nn.Module, leaf: str, values: Tensor) -> None:
+def set_tensor(owner: nn.Module, leaf: str, values: Tensor) -> None:
+    """Puts a parameter or buffer of another shape into a module."""
     old = getattr(owner, leaf)
-    values = values.contiguous()
     if leaf in owner._parameters:
+        values = values.contiguous()
         owner._parameters[leaf] = nn.Parameter(values, requires_grad=old.requires_grad)
     else:
-        owner._buffers[leaf] = values
+        owner._buffers[leaf] = values.contiguous()
 
 
 def _centre(weight: Tensor, kernel: int) -> tuple[slice, ...]:
@@ -163,15 +176,26 @@ def _centre(weight: Tensor, kernel: int) -> tuple[slice, ...]:
     return (slice(None), slice(None), *(slice(r, r + kernel) for r in ring))
 
 
-def _crop(owner: nn.Module, leaf: str, kernel: int) -> None:
-    """Crops a kernel around its centre; the padding shrinks so that the output size stays."""
-    weight = getattr(owner, leaf)
-    ring = (weight.shape[-1] - kernel) // 2
-    _set(owner, leaf, weight.detach()[_centre(weight, kernel)].clone())
-    if isinstance(owner, _ConvNd) and not isinstance(owner.padding, str):
-        owner.padding = tuple(
-            p - ring * d for p, d in zip(owner.padding, owner.dilation, strict=True)
-        )
+def agree(owner: nn.Module, original: nn.Module, *, through: bool) -> None:
+    """Makes a module's attributes agree with the shapes of its tensors.
+
+    Args:
+        owner: a module whose tensors were cut.
+        original: the module before any cut.
+        through: whether its weight acts on each channel alone, so that groups go with channels.
+    """
+    if isinstance(owner, _ConvNd) and isinstance(original, _ConvNd):
+        rows = owner.weight.shape[0] if through else original.weight.shape[0]
+        owner.groups = original.groups * rows // original.weight.shape[0]
+        if not isinstance(original.padding, str):
+            # a cropped kernel needs less padding for an output of the same size
+            sizes = zip(original.weight.shape[2:], owner.weight.shape[2:], strict=True)
+            rings = [(before - after) // 2 for before, after in sizes]
+            owner.padding = tuple(
+                p - r * d
+                for p, r, d in zip(original.padding, rings, original.dilation, strict=True)
+            )
+    _refresh(owner)
 
 
 def _refresh(module: nn.Module) -> None:

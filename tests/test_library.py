@@ -192,3 +192,15 @@ def test_modules_that_are_never_called_are_left_alone() -> None:
     built = library.build(architecture)
     refit(model, built, library.space, architecture, EXAMPLE, images(1))
     assert bool(torch.isfinite(built(images(1)[0])).all())
+
+
+@pytest.mark.parametrize("network", [networks.Residual, networks.PaddedShortcuts])
+def test_where_the_refit_starts_from_matters_little(network: Any) -> None:
+    model, space = read(network)
+    library = make_library(model, space, EXAMPLE, images())
+    architecture = middle(space)
+    starts = [library.build(architecture), materialise(model, library.space, architecture).eval()]
+    for small in starts:
+        refit(model, small, library.space, architecture, EXAMPLE, images())
+    built, sliced = (loss(model, small) for small in starts)
+    assert built == pytest.approx(sliced, rel=0.05)
