@@ -8,7 +8,7 @@ that were cut or refitted once are kept.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -27,6 +27,7 @@ class Assembler:
 
     Attributes:
         network: what was assembled last, in evaluation mode.
+        original: the architecture of the original.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Assembler:
             consumers: refitted where they lose inputs; may be empty.
         """
         self.network = copy.deepcopy(model).eval().requires_grad_(False)
+        self.original = space.original
         self._model = model
         self._space = space
         self._consumers = consumers
@@ -47,13 +49,15 @@ class Assembler:
         self._through = through_tensors(space)
         self._fed = {c.norm: name for name, c in consumers.items() if c.norm is not None}
         self._deciders = self._who_decides()
-        self._now = {path: self._key(path, space.original) for path in self._deciders}
+        self._now: dict[str, Architecture | None] = {
+            path: self._key(path, space.original) for path in self._deciders
+        }
         self._pieces: dict[tuple[str, Architecture], dict[str, Tensor]] = {}
         self._room = _MEMORY * sum(p.numel() for p in model.parameters())
         self._held = 0
 
     def assemble(self, architecture: Architecture) -> nn.Module:
-        """The network of an architecture; valid until the next call, and not to be changed.
+        """The network of an architecture; valid until the next call; see `spoil` for changing it.
 
         Every kept value is that of the original, except for the weights of refitted consumers
         and the constants and variances that follow them.
@@ -64,6 +68,17 @@ class Assembler:
                 self._install(path, self._piece(path, key, architecture))
                 self._now[path] = key
         return self.network
+
+    def spoil(self, paths: Iterable[str]) -> None:
+        """Says which modules the caller has changed; they are put in anew next time.
+
+        Args:
+            paths: modules that some choice changes.
+        """
+        for path in paths:
+            if path not in self._now:
+                raise KeyError(f"no choice changes {path!r}, so it could not be put in anew")
+            self._now[path] = None
 
     def changed(self, one: Architecture, other: Architecture) -> set[str]:
         """Paths of the modules in which two architectures differ."""

@@ -8,17 +8,17 @@ the other addend has drifted by. No labels, no gradients.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from compressor.capture import Pair, Seen
+from compressor.consumers import rest
 from compressor.counting import evaluating
 from compressor.data import Batches, Inputs, device_of, on, split
 from compressor.least_squares import ridged
@@ -32,9 +32,9 @@ from compressor.patches import (
     refittable,
 )
 from compressor.progress import Event, Progress, silent
-from compressor.replay import Calls, Replay, trace_calls
+from compressor.replay import Replay, trace_calls
 from compressor.space import Architecture, SearchSpace
-from compressor.tracing import Fate, Stop, SumWatcher, trace_fates
+from compressor.tracing import Fate, trace_fates
 
 _SMALLEST_SLOPE = 1e-2  # of a BatchNorm channel through which drift is still sent back
 
@@ -48,87 +48,106 @@ def refit(
     calibration: Batches,
     progress: Progress = silent,
 ) -> None:
-    """Refits `small` in place.
-
-    Args:
-        model: the original network; not touched.
-        small: the network of `architecture`, as materialised or from the library.
-        space: the search space of `model`.
-        architecture: what was cut.
-        example: inputs `[N, …]`.
-        calibration: batches; read once for each refitted layer.
-        progress: told after each layer.
-    """
-    fates = trace_fates(model, example)
-    removed = space.removed(architecture)
-    names = _sequence(model, fates, space, architecture)
-    calls = trace_calls(model, example)
-    # Replay makes modules answer from memory, which the caller's network must not do.
-    original = copy.deepcopy(model)
-    pair = _Pair(Replay(original, calls), Replay(small, calls), calls)
-    with evaluating(original), evaluating(small), torch.no_grad():
-        for i, name in enumerate(names):
-            module = model.get_submodule(name)
-            weight = cast(Tensor, module.weight)
-            dim = 1 - input_dim(module)
-            gone = removed.get((f"{name}.weight", dim), set())
-            kept = [row for row in range(weight.shape[dim]) if row not in gone]
-            rows = torch.tensor(kept, device=weight.device)
-            _Step(pair, name, fates[name], rows).solve(calibration)
-            progress(Event("refit", i + 1, len(names), name))
+    """Refits all of `small` in place, as `Refitter.whole` does."""
+    Refitter(model, space, example, calibration).whole(small, architecture, progress)
 
 
-def _sequence(
-    model: nn.Module, fates: Mapping[str, Fate], space: SearchSpace, architecture: Architecture
-) -> list[str]:
-    """Refittable modules in forward order, from the first one whose inputs were cut."""
-    cut = {tensor.rpartition(".")[0] for tensor in space.kernels(architecture)}
-    for tensor, dim in space.removed(architecture):
-        name, _, leaf = tensor.rpartition(".")
-        if leaf == "weight" and name in fates and dim == input_dim(model.get_submodule(name)):
-            cut.add(name)
-    started = False
-    names: list[str] = []
-    for name in fates:  # in the order of execution
-        started = started or name in cut
-        once = fates[name].calls == 1
-        if started and once and not refittable(model.get_submodule(name)):
-            names.append(name)
-    return names
+class Refitter:
+    """Refits pruned networks of one original, in sequence and in place."""
 
+    def __init__(
+        self,
+        model: nn.Module,
+        space: SearchSpace,
+        example: Inputs,
+        calibration: Batches,
+        *,
+        remember: bool = False,
+    ) -> None:
+        """Traces the original.
 
-@dataclass(frozen=True)
-class _Pair:
-    """The original and the pruned network, each run from where it is still to be refitted."""
+        Args:
+            model: the original network; not touched.
+            space: its search space.
+            example: inputs `[N, …]`.
+            calibration: batches; read once for each refitted layer.
+            remember: whether what the original answers is kept in memory for the next network,
+                instead of being computed again. For few images.
+        """
+        self._model = model
+        self._space = space
+        self._calibration = calibration
+        self._fates = trace_fates(model, example)
+        self._calls = trace_calls(model, example)
+        # Replay makes modules answer from memory, which the caller's network must not do.
+        self._original = Replay(copy.deepcopy(model), self._calls)
+        self._seen: dict[tuple[str, int], Seen] | None = {} if remember else None
 
-    original: Replay
-    small: Replay
-    calls: Calls
+    def whole(
+        self, small: nn.Module, architecture: Architecture, progress: Progress = silent
+    ) -> None:
+        """Refits every layer from the first one that lost inputs.
 
-    def sample(self, number: int, inputs: Inputs, name: str, fate: Fate) -> tuple[_Seen, _Seen]:
-        """What a module of the original and that of the pruned network saw, for one batch."""
-        done = self.calls.before(name)
-        was, now = (
-            _capture(replay.model, name, fate, partial(replay.run, number, inputs, done))
-            for replay in (self.original, self.small)
-        )
-        return was, now
+        Args:
+            small: the network of `architecture`, as materialised or from the library.
+            architecture: what was cut.
+            progress: told after each layer.
+        """
+        cut = self._cut(architecture)
+        names = [n for n in self._fates if self._can(n)]
+        first = next((i for i, n in enumerate(names) if n in cut), len(names))
+        self._solve(small, architecture, names[first:], progress)
 
+    def consumers(self, small: nn.Module, architecture: Architecture) -> tuple[str, ...]:
+        """Refits only the layers that lost inputs; returns the modules that were changed.
 
-@dataclass(frozen=True)
-class _Seen:
-    """Input and output of a module, and what a sum adds to the output."""
+        Far cheaper than `whole`, and enough to tell which of two architectures is better.
+        """
+        cut = self._cut(architecture)
+        names = [n for n in self._fates if n in cut and self._can(n)]
+        self._solve(small, architecture, names, silent)
+        norms = [norm for n in names if (norm := self._fates[n].norm) is not None]
+        return (*names, *norms)
 
-    x: Tensor
-    y: Tensor
-    other: Tensor | None
+    def _solve(
+        self,
+        small: nn.Module,
+        architecture: Architecture,
+        names: Sequence[str],
+        progress: Progress,
+    ) -> None:
+        removed = self._space.removed(architecture)
+        pair = Pair(self._original, Replay(small, self._calls), self._calls, self._seen)
+        self._original.keep(())
+        with evaluating(self._original.model), evaluating(small), torch.no_grad():
+            for i, name in enumerate(names):
+                module = self._model.get_submodule(name)
+                dim = 1 - input_dim(module)
+                gone = removed.get((f"{name}.weight", dim), set())
+                rows = rest(cast(Tensor, module.weight).shape[dim], gone)
+                step = _Step(pair, name, self._fates[name], rows.to(device_of(small)))
+                step.solve(self._calibration)
+                progress(Event("refit", i + 1, len(names), name))
+
+    def _can(self, name: str) -> bool:
+        return self._fates[name].calls == 1 and not refittable(self._model.get_submodule(name))
+
+    def _cut(self, architecture: Architecture) -> set[str]:
+        """Modules that lose inputs or a part of their kernel."""
+        cut = {tensor.rpartition(".")[0] for tensor in self._space.kernels(architecture)}
+        for tensor, dim in self._space.removed(architecture):
+            name, _, leaf = tensor.rpartition(".")
+            known = leaf == "weight" and name in self._fates
+            if known and dim == input_dim(self._model.get_submodule(name)):
+                cut.add(name)
+        return cut
 
 
 @dataclass(frozen=True)
 class _Step:
     """One module: where its inputs and targets come from."""
 
-    pair: _Pair
+    pair: Pair
     name: str
     fate: Fate
     rows: Tensor
@@ -144,7 +163,8 @@ class _Step:
         moments = Moments(groups, size, rows)
         for number, batch in enumerate(calibration):
             inputs = on(device_of(small), split(batch)[0])
-            was, now = self.pair.sample(number, inputs, self.name, self.fate)
+            was = self.pair.was(number, inputs, self.name, self.fate)
+            now = self.pair.now(number, inputs, self.name, self.fate)
             moments.observe(module, now.x, self._target(module, was, now))
         constant = bias is not None or self.fate.norm is not None
         weight, shift = solved(moments, start.cpu(), constant=constant)
@@ -167,7 +187,7 @@ class _Step:
             if mine is not None and theirs is not None:
                 mine.copy_(theirs[self.rows])
 
-    def _target(self, module: nn.Module, was: _Seen, now: _Seen) -> Tensor:
+    def _target(self, module: nn.Module, was: Seen, now: Seen) -> Tensor:
         """What the pruned module should answer."""
         channels = channel_dim(module, was.y)
         y = was.y.index_select(channels, self.rows)
@@ -228,26 +248,3 @@ def solved(moments: Moments, start: Tensor, *, constant: bool) -> tuple[Tensor, 
     wanted = moments.cross(centred=constant) + (system - second) @ start.double().mT
     weight = torch.linalg.solve(system, wanted).mT
     return weight, moments.target - (weight @ moments.mean[:, :, None]).flatten(1)
-
-
-def _capture(model: nn.Module, name: str, fate: Fate, run: Callable[[], object]) -> _Seen:
-    """What a module sees while `run` runs the network; nothing after that is run."""
-    found: list[tuple[Tensor, Tensor]] = []
-    watcher = None if fate.addend is None else SumWatcher(fate.addend, fate.position)
-
-    def hook(_: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        found.append((args[0].clone(), output.clone()))
-        if watcher is None:
-            raise Stop
-        watcher.armed = True
-
-    handle = model.get_submodule(name).register_forward_hook(hook)
-    try:
-        with watcher or contextlib.nullcontext():
-            run()
-    except Stop:
-        pass
-    finally:
-        handle.remove()
-    x, y = found[0]
-    return _Seen(x, y, None if watcher is None else watcher.operand)

@@ -1,0 +1,139 @@
+"""Scores that are means over images: top-1, loss, and agreement with the original network.
+
+A score that is known image by image can be stopped early, and the passes of candidates with the
+same first layers can be shared; a user's own function cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._pytree import tree_leaves, tree_map
+
+from compressor.counting import evaluating, forward
+from compressor.data import Batches, device_of, on, split
+from compressor.errors import DataError, UsageError
+
+_Values = Callable[[Any, "Tensor | None", Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A score of networks: the mean over all images of one value for each; higher is better.
+
+    Attributes:
+        name: "top1": 1 where the largest logit is the target's, else 0. "loss": minus the
+            cross-entropy with the target. "agreement": minus the Kullback-Leibler divergence
+            from the original's class probabilities, in nats, for logits `[N, classes]`; for any
+            other output minus the squared difference from the original's, as a share of its
+            square. It needs no labels, and 0 is identical.
+        batches: validation data.
+        references: the original's output for each batch; empty where it is not compared with.
+    """
+
+    name: str
+    batches: Batches
+    references: tuple[Any, ...] = ()
+
+    def __call__(self, model: nn.Module) -> float:
+        """The score of a network, in evaluation mode; its modes come back."""
+        found = []
+        with evaluating(model):
+            for number, inputs, targets in self.inputs(device_of(model)):
+                found.append(self.values(number, forward(model, inputs), targets))
+        return float(torch.cat(found).mean())
+
+    def inputs(self, device: torch.device) -> Iterator[tuple[int, tuple[Tensor, ...], Any]]:
+        """Number, inputs and targets of each batch."""
+        for number, batch in enumerate(self.batches):
+            inputs, targets = split(batch)
+            yield number, on(device, inputs), targets
+
+    def values(self, number: int, outputs: Any, targets: Tensor | None) -> Tensor:
+        """One value for each image of a batch, `[N]`, float64, on the CPU.
+
+        Raises:
+            DataError: the outputs or the targets do not fit this score.
+        """
+        reference = self.references[number] if self.references else None
+        with torch.no_grad():
+            return _VALUES[self.name](outputs, targets, reference).double().cpu()
+
+
+def make_judge(name: str | None, validation: Batches, original: nn.Module) -> Judge:
+    """A judge by name; without one, top-1 where there are labels and agreement where not.
+
+    Raises:
+        UsageError: there is no such score.
+        DataError: it needs labels, and there are none; or the output is not what it reads.
+    """
+    if name is None:
+        name = "agreement" if split(next(iter(validation)))[1] is None else "top1"
+    if name not in _VALUES:
+        raise UsageError(f"the score must be one of {', '.join(_VALUES)}, but got {name!r}")
+    references: tuple[Any, ...] = ()
+    if name == "agreement":
+        with evaluating(original):
+            plain = Judge(name, validation).inputs(device_of(original))
+            references = tuple(_detached(forward(original, inputs)) for _, inputs, _ in plain)
+    return Judge(name, validation, references)
+
+
+def _detached(output: Any) -> Any:
+    return tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, output)
+
+
+def _top1(outputs: Any, targets: Tensor | None, _: Any) -> Tensor:
+    logits, labels = _classified("top-1", outputs, targets)
+    return logits.argmax(dim=1) == labels
+
+
+def _loss(outputs: Any, targets: Tensor | None, _: Any) -> Tensor:
+    logits, labels = _classified("loss", outputs, targets)
+    return -functional.cross_entropy(logits.double(), labels.long(), reduction="none")
+
+
+def _agreement(outputs: Any, _: Tensor | None, reference: Any) -> Tensor:
+    if isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] > 1:
+        ours, theirs = (x.double().log_softmax(1) for x in (outputs, reference))
+        return (theirs.exp() * (ours - theirs)).sum(1)
+    pairs = [
+        (a.double().flatten(1), b.double().flatten(1))
+        for a, b in zip(tree_leaves(outputs), tree_leaves(reference), strict=True)
+        if isinstance(a, Tensor) and a.dim() and a.is_floating_point()
+    ]
+    if not pairs:
+        raise DataError(
+            "the agreement with the original network compares tensors [N, …], but the model "
+            f"returned {type(outputs).__name__}; define score(model) -> float, higher is better"
+        )
+    shares = [(a - b).square().sum(1) / b.square().sum(1).clamp_min(1e-12) for a, b in pairs]
+    return -torch.stack(shares).mean(0)
+
+
+_VALUES: Mapping[str, _Values] = {"top1": _top1, "loss": _loss, "agreement": _agreement}
+
+
+def _classified(name: str, outputs: Any, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+    remedy = 'use the score "agreement", or define score(model) -> float, higher is better'
+    if not isinstance(outputs, Tensor) or outputs.dim() != 2:
+        got = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise DataError(
+            f"the {name} score reads logits [N, classes], but the model returned {got}; {remedy}"
+        )
+    if targets is None:
+        raise DataError(
+            f"the {name} score needs (inputs, targets) batches, but validation data "
+            f"holds inputs alone; add targets, {remedy}"
+        )
+    if targets.dim() != 1 or targets.shape[0] != outputs.shape[0] or targets.is_floating_point():
+        raise DataError(
+            f"the {name} score needs integer targets [{outputs.shape[0]}], but got "
+            f"{targets.dtype} {list(targets.shape)}; {remedy}"
+        )
+    return outputs, targets.to(outputs.device)
