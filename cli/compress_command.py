@@ -15,6 +15,7 @@ from cli.resolve import resolve_target
 from cli.tables import closing_table
 from compressor import pipeline
 from compressor.budget import parse_budgets
+from compressor.ranking import RANKINGS
 from compressor.report import FILE_NAME
 
 _COUNT = click.IntRange(min=0)
@@ -54,6 +55,19 @@ _COUNT = click.IntRange(min=0)
     help="Epochs for each network before it is scored.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search.")
+@click.option(
+    "--refit/--no-refit",
+    default=True,
+    show_default=True,
+    help="Refit weights that read cut channels by least squares; no labels, no training.",
+)
+@click.option(
+    "--ranking",
+    type=click.Choice(list(RANKINGS)),
+    default="reconstruction",
+    show_default=True,
+    help="Which channels to keep first. Without refitting, reconstruction is magnitude.",
+)
 @options.data
 @options.adapter
 @options.threads

@@ -50,7 +50,7 @@ def latency_table(found: Mapping[str, Latency], threads: int, provider: str) -> 
 
 
 def inspection_parts(found: Inspection) -> Iterator[RenderableType]:
-    """Search layers, totals, frozen parts, what was not counted, a second opinion."""
+    """Search layers, totals, what was not counted, what is frozen or cannot be refitted."""
     yield _layers(found)
     yield Text(
         f"{format_cost('madds', found.madds)} MAdds, {format_cost('params', found.params)} "
@@ -64,11 +64,15 @@ def inspection_parts(found: Inspection) -> Iterator[RenderableType]:
     if found.uncounted:
         calls = ", ".join(f"{name} ×{count}" for name, count in found.uncounted.items())
         yield Text(f"Not counted: {calls}")
-    if found.frozen:
-        table = _table("Kept as it is", ("Why", "left"))
-        for part in found.frozen:
+    for title, parts in (
+        ("Kept as it is", found.frozen),
+        ("Cut without refitting", found.sliced),
+    ):
+        table = _table(title, ("Why", "left"))
+        for part in parts:
             table.add_row(Text(part.name), Text(part.reason))
-        yield table
+        if parts:
+            yield table
 
 
 def _layers(found: Inspection) -> Table:

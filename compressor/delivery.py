@@ -20,6 +20,7 @@ from compressor.data import Batches, Inputs, split, tensors_hash
 from compressor.errors import CheckError
 from compressor.export import ExportReport, export_onnx
 from compressor.files import write_atomic
+from compressor.library import LayerLibrary
 from compressor.limits import ResolvedBudget
 from compressor.measure import Settings, measure
 from compressor.outcome import Candidate, SearchResult
@@ -51,6 +52,7 @@ class Found:
 
     Attributes:
         reading: the network as it was read.
+        library: what ranked its channels, and refitted its weights where that was asked for.
         search: what was scored.
         candidate: the network that was taken.
         model: it, calibrated and fine-tuned.
@@ -60,6 +62,7 @@ class Found:
     """
 
     reading: Reading
+    library: LayerLibrary
     search: SearchResult
     candidate: Candidate
     model: nn.Module
@@ -153,6 +156,8 @@ def _summary(
         seconds=watch.seconds,
         stages=dict(watch.stages),
         frozen=space.frozen,
+        sliced=found.library.sliced if request.options.refit else (),
+        unranked=found.library.unranked,
         frontier=frontier(reading, found.search.frontier),
         scored=tuple(
             ScoredRow(i, float(c.costs[found.budgets[0].budget.unit]), c.score)
@@ -235,6 +240,7 @@ def _settings(request: Request) -> dict[str, str | int | float | bool | None]:
         "threads": options.threads,
         "provider": options.provider,
         "refit": options.refit,
+        "ranking": options.ranked_by,
         "original_sha256": tensors_hash(request.model.state_dict().items()),
         **options.origin,
     }

@@ -59,12 +59,11 @@ def find(
     """
     options = request.options
     library = _library(request, reading, watch, progress)
-    if library is not None:
-        # The library ranks the channels anew: the same costs, another choice of what to keep.
-        reading = replace(reading, space=library.space)
+    # The library ranks the channels anew: the same costs, another choice of what to keep.
+    reading = replace(reading, space=library.space)
     scorer = Scorer(
         request.model, reading.space, request.calibration, request.score, request.training,
-        options.score_epochs, options.seed, library,
+        options.score_epochs, options.seed, library if options.refit else None,
     )  # fmt: skip
     with watch.stage("search"):
         costs = _costs(request, reading, journal, scorer)
@@ -78,18 +77,18 @@ def find(
         with watch.stage("fine-tune"):
             model, scores = scorer.tuned(model, epochs, progress)
         score = best_score(scores)
-    return Found(reading, result, candidate, model, score, base_score, budgets)
+    return Found(reading, library, result, candidate, model, score, base_score, budgets)
 
 
 def _library(
     request: Request, reading: Reading, watch: Stopwatch, progress: Progress
-) -> LayerLibrary | None:
-    if not request.options.refit:
-        return None
+) -> LayerLibrary:
+    options = request.options
     with watch.stage("library"):
         return make_library(
-            request.model, reading.space, request.example, request.calibration, progress
-        )
+            request.model, reading.space, request.example, request.calibration, progress,
+            ranking=options.ranked_by, refit=options.refit,
+        )  # fmt: skip
 
 
 def _costs(

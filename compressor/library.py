@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from compressor.assembly import Assembler
-from compressor.consumers import Consumer, read_consumers, sorted_out
-from compressor.coupling import Role
+from compressor.consumers import Consumer, consumer_names, read_consumers, sorted_out
 from compressor.data import Batches, Inputs
-from compressor.elimination import Reader, elimination_order
+from compressor.gates import gate_slopes
 from compressor.progress import Event, Progress, silent
+from compressor.ranking import MOMENTS, NOTHING, RANKINGS, Evidence, check_ranking, magnitude
 from compressor.space import Architecture, Frozen, SearchLayer, SearchSpace
 from compressor.tracing import trace_fates
 
@@ -31,13 +31,15 @@ class LayerLibrary:
         model: the original network.
         space: its search space; channel orders are those of the library.
         consumers: path of a module to what is known about it.
-        sliced: modules whose weights are only sliced, with the reason.
+        sliced: modules whose weights can only be sliced, with the reason.
+        unranked: layers on which the ranking had nothing to go by, with what it did instead.
     """
 
     model: nn.Module
     space: SearchSpace
     consumers: Mapping[str, Consumer]
     sliced: tuple[Frozen, ...]
+    unranked: tuple[Frozen, ...] = ()
 
     def build(self, architecture: Architecture) -> nn.Module:
         """The network of an architecture with refitted consumers, in evaluation mode.
@@ -54,7 +56,8 @@ def make_library(
     calibration: Batches,
     progress: Progress = silent,
     *,
-    reorder: bool = True,
+    ranking: str = "reconstruction",
+    refit: bool = True,
 ) -> LayerLibrary:
     """Collects moments on the calibration batches and ranks the channels of every layer.
 
@@ -64,30 +67,40 @@ def make_library(
         example: inputs `[N, …]`.
         calibration: batches; targets are not used.
         progress: told after each layer.
-        reorder: whether channels are ranked by what consumers can reconstruct; otherwise the
-            orders of `space` stay.
+        ranking: which channels to keep first, a name of `compressor.ranking.RANKINGS`.
+        refit: whether weights are refitted; without, the library only ranks.
+
+    Raises:
+        UsageError: there is no such ranking.
+        DataError: the calibration data gives no finite numbers, or no gradients where the ranking
+            needs them.
     """
+    check_ranking(ranking)
     fates = trace_fates(model, example)
     names, sliced = sorted_out(model, space, fates)
-    consumers = read_consumers(model, names, fates, calibration)
-    layers = []
+    known = {}
+    if refit or ranking in MOMENTS:
+        known = read_consumers(model, names, fates, calibration)
+    evidence = Evidence(model, fates, known)
+    if ranking == "taylor":
+        gated = [n for n in consumer_names(space) if n in fates]
+        evidence = replace(evidence, gates=gate_slopes(model, gated, calibration))
+    layers, unranked = [], []
     for i, layer in enumerate(space.layers):
-        layers.append(_ranked(layer, consumers) if reorder else layer)
-        progress(Event("library", i + 1, len(space.layers), layer.name))
-    return LayerLibrary(model, replace(space, layers=tuple(layers)), consumers, sliced)
+        ordered, why = _ordered(layer, ranking, evidence)
+        layers.append(ordered)
+        unranked += [Frozen(layer.name, why)] if why else []
+        progress(Event("library", i + 1, len(space.layers), why or layer.name))
+    ranked = replace(space, layers=tuple(layers))
+    return LayerLibrary(model, ranked, known if refit else {}, sliced, tuple(unranked))
 
 
-def _ranked(layer: SearchLayer, consumers: Mapping[str, Consumer]) -> SearchLayer:
+def _ordered(layer: SearchLayer, ranking: str, evidence: Evidence) -> tuple[SearchLayer, str]:
+    """The layer with its channels in order, and why not in the order that was asked for."""
     if layer.group is None:
-        return layer
-    units = len(layer.group.order)
-    readers = []
-    for coupling in layer.group.couplings:
-        consumer = consumers.get(coupling.tensor.rpartition(".")[0])
-        if coupling.role is Role.CONSUMED and consumer is not None:
-            places = consumer.places(coupling, units)
-            readers.append(Reader(consumer.system, consumer.weight, places))
-    if not readers:
-        return layer
-    order = elimination_order(readers, units)
-    return replace(layer, group=replace(layer.group, order=order))
+        return layer, ""
+    order, why = RANKINGS[ranking](layer.group, evidence), ""
+    if order is None:
+        order = magnitude(layer.group, evidence)
+        why = f"ranked by magnitude: {NOTHING[ranking]}"
+    return replace(layer, group=replace(layer.group, order=order)), why

@@ -61,6 +61,7 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
     threads: int = 1,
     provider: str = "CPUExecutionProvider",
     refit: bool = True,
+    ranking: str = "reconstruction",
     command: str = "",
     origin: Mapping[str, str | None] | None = None,
     progress: Progress = silent,
@@ -86,8 +87,11 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
         adapter: registered name, or `package.module:Class`.
         threads: of ONNX Runtime, for every latency.
         provider: of ONNX Runtime.
-        refit: choose channels by what their readers can reconstruct from the rest, and refit the
-            readers' weights by least squares on the calibration data; no labels, no training.
+        refit: refit the weights that read cut channels by least squares on the calibration data;
+            no labels, no training.
+        ranking: which channels to keep first: "reconstruction" (by what their readers can
+            reconstruct from the rest; without refitting it is "magnitude"), "magnitude",
+            "activation", "taylor" or "bn_scale"; see `docs/library.md`.
         command: shell line that repeats the run, for the report.
         origin: where the network came from, for the report.
         progress: told after each step.
@@ -99,7 +103,7 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
     """
     options = Options(
         evaluations, finetune, score_epochs, seed, adapter, threads, provider, refit,
-        command,
+        ranking, command,
         dict(origin or {}),
     )  # fmt: skip
     request = make_request(
@@ -190,6 +194,7 @@ def _fingerprint(request: Request, reading: Reading) -> dict[str, Any]:
         "seed": options.seed,
         "score_epochs": options.score_epochs,
         "refit": options.refit,
+        "ranking": options.ranked_by,
     }
     if request.validation is not None:
         print_["validation data"] = batches_hash(request.validation)

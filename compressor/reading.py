@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from compressor.adapter import find_adapter
+from compressor.consumers import only_sliced
 from compressor.cost import SizeTable, layer_control, madds_table, params_table, touched_madds
 from compressor.counting import Count, count, evaluating, forward, single
 from compressor.data import Inputs
@@ -25,12 +26,14 @@ class Reading:
         count: multiply-adds and parameters of the original.
         madds: exact multiply-adds of any architecture.
         params: exact parameters of any architecture.
+        sliced: modules that lose inputs but cannot be refitted, with the reason.
     """
 
     space: SearchSpace
     count: Count
     madds: SizeTable
     params: SizeTable
+    sliced: tuple[Frozen, ...] = ()
 
 
 def read_network(
@@ -61,6 +64,7 @@ def read_network(
         counted,
         madds_table(space, counted.tensors, counted.fixed),
         params_table(space, counted.tensors),
+        only_sliced(model, space, single(example)),
     )
 
 
@@ -101,6 +105,7 @@ class Inspection:
     Attributes:
         layers: the search layers in forward order.
         frozen: parts that are kept as they are, with the reason.
+        sliced: modules that lose inputs but cannot be refitted, with the reason.
         madds, params: of the original.
         least_madds: of the smallest architecture.
         share: part of the MAdds, 0..1, in weights that the search can shrink.
@@ -111,6 +116,7 @@ class Inspection:
 
     layers: tuple[LayerInfo, ...]
     frozen: tuple[Frozen, ...]
+    sliced: tuple[Frozen, ...]
     madds: int
     params: int
     least_madds: int
@@ -137,6 +143,7 @@ class Inspection:
                 for x in self.layers
             ],
             "frozen": [{"name": f.name, "reason": f.reason} for f in self.frozen],
+            "sliced": [{"name": f.name, "reason": f.reason} for f in self.sliced],
             "uncounted": self.uncounted,
             "thop": {"madds": self.thop_madds, "note": self.thop_note},
         }
@@ -160,6 +167,7 @@ def describe(reading: Reading, second_opinion: tuple[float | None, str]) -> Insp
     return Inspection(
         layers=layers,
         frozen=space.frozen,
+        sliced=reading.sliced,
         madds=reading.count.madds,
         params=reading.count.params,
         least_madds=reading.madds(space.smallest),

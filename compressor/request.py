@@ -17,6 +17,7 @@ from compressor.data import Batches, Inputs, as_inputs, device_of, keep, on, spl
 from compressor.errors import DataError, UsageError
 from compressor.evaluate import Score, top1
 from compressor.measure import check_provider
+from compressor.ranking import check_ranking
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Options:
         threads: of ONNX Runtime, for every latency.
         provider: of ONNX Runtime.
         refit: whether the weights that read cut channels are refitted by least squares.
+        ranking: which channels to keep first, a name of `compressor.ranking.RANKINGS`.
         command: shell line that repeats the run, for the report; empty from Python.
         origin: where the network came from, for the report and `compressor export`.
     """
@@ -44,6 +46,7 @@ class Options:
     threads: int = 1
     provider: str = "CPUExecutionProvider"
     refit: bool = True
+    ranking: str = "reconstruction"
     command: str = ""
     origin: Mapping[str, str | None] = field(default_factory=dict)
 
@@ -51,6 +54,12 @@ class Options:
         for name, least in (("evaluations", 1), ("finetune", 0), ("score_epochs", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}, but got {getattr(self, name)}")
+        check_ranking(self.ranking)
+
+    @property
+    def ranked_by(self) -> str:
+        """The ranking that is used: nothing is reconstructed without refitting."""
+        return "magnitude" if self.ranking == "reconstruction" and not self.refit else self.ranking
 
 
 @dataclass(frozen=True)

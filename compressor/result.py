@@ -123,6 +123,8 @@ class RunSummary:
         seconds: wall clock of the whole run.
         stages: wall clock of each stage in seconds.
         frozen: parts kept as they were, with the reason.
+        sliced: modules whose weights could not be refitted, with the reason.
+        unranked: search layers on which the ranking had nothing to go by, with the reason.
         frontier: scored networks that no cheaper one beats, cheapest first.
         scored: every evaluation in order.
         settings: what the run was asked for (seed, evaluations, target, ...).
@@ -143,6 +145,8 @@ class RunSummary:
     seconds: float
     stages: Mapping[str, float] = field(default_factory=dict)
     frozen: tuple[Frozen, ...] = ()
+    sliced: tuple[Frozen, ...] = ()
+    unranked: tuple[Frozen, ...] = ()
     frontier: tuple[FrontierPoint, ...] = ()
     scored: tuple[ScoredRow, ...] = ()
     settings: Mapping[str, Setting] = field(default_factory=dict)

@@ -219,6 +219,7 @@ def make_inspection() -> Inspection:
             LayerInfo("head", ("head",), ("k3", "k5"), 1_000, 640),
         ),
         frozen=(Frozen("fc", "the outputs"),),
+        sliced=(Frozen("up", "grouped transposed"),),
         madds=12_000,
         params=500,
         least_madds=4_000,
@@ -238,10 +239,12 @@ def test_inspect_shows_layers_totals_and_reasons(
     for said in ("[bold]conv[/bold]", "part.0, part.1, part.2 and 2 more",
                  "8 ch | 16 ch | … | 64 ch (8 in all)", "k3 | k5", "9K",
                  "12K MAdds", "83.3%", "fc", "the outputs", "aten.softmax ×2",
-                 "12.5K", "counts biases"):  # fmt: skip
+                 "12.5K", "counts biases", "Cut without refitting",
+                 "grouped transposed"):  # fmt: skip
         assert said in result.stdout
     found = json.loads(call("inspect", net, "--json").stdout)
     assert found["madds"] == 12_000
+    assert found["sliced"] == [{"name": "up", "reason": "grouped transposed"}]
 
 
 def test_inspect_needs_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +254,7 @@ def test_inspect_needs_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_network_without_search_layers_is_shown() -> None:
-    empty = Inspection((), (), 5, 5, 5, 0.0, {}, None, "thop failed")
+    empty = Inspection((), (), (), 5, 5, 5, 0.0, {}, None, "thop failed")
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     with console.file:
         for part in inspection_parts(empty):
@@ -377,9 +380,25 @@ def test_durations(seconds: float, said: str) -> None:
 
 
 def test_what_is_said_twice_is_said_once_in_the_command() -> None:
-    words = ["net.py", "--budget", "madds=5%", "--budget", "params=1K", "--out", "r", "--seed", "0"]
+    words = ["net.py", "--budget", "madds=5%", "--budget", "params=1K", "--out", "r", "--seed", "0",
+             "--refit", "--ranking", "reconstruction"]  # fmt: skip
     with compress_command.command.make_context("compress", words) as ctx:
         assert isinstance(ctx, click.Context)
         assert compress_command.command_line(ctx) == (
             "compressor compress net.py --budget madds=5% --budget params=1K --out r"
         )
+
+
+def test_the_command_says_how_it_differs_from_the_defaults() -> None:
+    words = ["net.py", "--budget", "madds=5%", "--out", "r", "--no-refit", "--ranking", "taylor"]
+    with compress_command.command.make_context("compress", list(words)) as ctx:
+        assert isinstance(ctx, click.Context)
+        assert set(compress_command.command_line(ctx).split()) == {"compressor", "compress", *words}
+
+
+def test_an_unknown_ranking_names_the_choices(net: Path, tmp_path: Path) -> None:
+    words = ("compress", net, "--budget", "madds=50%", "--out", tmp_path / "run")
+    result = call(*words, "--ranking", "best")
+    assert result.exit_code == 2
+    for name in ("reconstruction", "magnitude", "activation", "taylor", "bn_scale"):
+        assert name in result.output

@@ -416,6 +416,7 @@ def test_a_killed_run_resumes(tmp_path: Path, whole: tuple[Any, int]) -> None:
         ({"seed": 1}, "seed was 0 and is now 1"),
         ({"score_epochs": 2}, "score_epochs was 0 and is now 2"),
         ({"budget": "madds=60%"}, "budget was"),
+        ({"ranking": "bn_scale"}, 'ranking was "magnitude" and is now "bn_scale"'),
     ],
 )
 def test_another_run_does_not_resume(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
@@ -425,6 +426,36 @@ def test_another_run_does_not_resume(tmp_path: Path, changes: dict[str, Any], na
     with pytest.raises(RunError, match=named):
         compress(tmp_path / "run", **changes)
     assert (tmp_path / "run" / "journal.sqlite").read_bytes() == before
+
+
+class Padding(nn.Conv2d):
+    """Computes something of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(x, (1, 1, 1, 1)))
+
+
+@pytest.mark.usefixtures("stub")
+def test_what_could_not_be_refitted_or_ranked_is_told(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.ReLU(), Padding(16, 16, 3), nn.ReLU(), nn.Flatten(1),
+        nn.Linear(16 * 36, 4),
+    ).eval()  # fmt: skip
+    found = compressor.inspect(net, EXAMPLE)
+    summary = compress(tmp_path / "run", model=net, refit=True, ranking="bn_scale").summary
+    assert [part.name for part in summary.sliced] == ["2"]
+    assert "Padding computes something of its own" in summary.sliced[0].reason
+    assert found.sliced == summary.sliced
+    assert found.to_json()["sliced"] == [{"name": "2", "reason": summary.sliced[0].reason}]
+    assert {part.name for part in summary.unranked} == {"0", "2"}
+    assert summary.settings["ranking"] == "bn_scale"
+
+
+def test_an_unknown_ranking_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a ranking must be one of reconstruction, magnitude"):
+        compress(tmp_path / "run", ranking="best")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("stub")

@@ -91,6 +91,8 @@ def test_names_are_text() -> None:
         summary,
         widths=(row,),
         frozen=(Frozen(HOSTILE, HOSTILE),),
+        sliced=(Frozen(HOSTILE, HOSTILE),),
+        unranked=(Frozen(HOSTILE, HOSTILE),),
         settings={"target": HOSTILE, HOSTILE: HOSTILE},
         command=HOSTILE,
         versions={HOSTILE: HOSTILE},
@@ -100,6 +102,15 @@ def test_names_are_text() -> None:
     assert not {"script", "img"} & set(reader.tags)
     assert not [name for name, _ in reader.attributes if name.startswith("on")]
     assert HOSTILE in reader.text
+
+
+def test_what_was_not_refitted_or_ranked_as_asked_is_listed() -> None:
+    plain = read(render(make_summary())).text
+    assert "What was cut without refitting" not in plain
+    parts = {"sliced": (Frozen("up", "grouped"),), "unranked": (Frozen("stem", "no BatchNorm"),)}
+    text = read(render(replace(make_summary(), **parts))).text
+    for said in ("What was cut without refitting", "grouped", "by magnitude", "no BatchNorm"):
+        assert said in text
 
 
 def test_three_hundred_layers_stay_readable() -> None:
