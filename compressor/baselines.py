@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Sequence
 
 from compressor.cost import Limit
-from compressor.ledger import Ledger, OnOutcome, Score
-from compressor.outcome import Executor, Outcome, SearchResult
+from compressor.ledger import Known, Ledger, OnOutcome, Score, open_ledger
+from compressor.outcome import Executor, SearchResult
 from compressor.reach import Reach
-from compressor.search import SearchSettings, make_reach
+from compressor.settings import SearchSettings
 from compressor.space import Architecture
 
 _DEFAULTS = SearchSettings()
-_DRAWS = 200  # uniform draws tried before a network is grown in random order instead
 _REPEATS = 100  # draws in a row that bring nothing new before the space counts as spent
+_POPULATION = 20  # of the evolution; Real et al. take 100 for 20,000 evaluations
+_TOURNAMENT = 5
+_STEPS = 100  # single steps that may bring a mutated network back into the band
 
 
 def random_search(  # noqa: PLR0913
@@ -27,7 +30,7 @@ def random_search(  # noqa: PLR0913
     evaluations: int = 100,
     seed: int = 0,
     executor: Executor = map,
-    known: Mapping[Architecture, Outcome] | None = None,
+    known: Known | None = None,
     on_outcome: OnOutcome | None = None,
     names: Sequence[str] | None = None,
 ) -> SearchResult:
@@ -35,16 +38,51 @@ def random_search(  # noqa: PLR0913
 
     Draws uniformly and rejects; where that finds nothing, grows networks in random order.
     """
-    reach = make_reach(sizes, limits, settings, names)
-    ledger = Ledger(
-        reach=reach,
+    ledger = open_ledger(
+        sizes=sizes,
+        limits=limits,
+        settings=settings,
+        names=names,
         score=score,
         evaluations=evaluations,
         executor=executor,
         known=known,
         on_outcome=on_outcome,
     )
-    ledger.ask(_drawn(reach, evaluations, random.Random(seed)))  # noqa: S311
+    ledger.ask(_drawn(ledger.reach, evaluations, random.Random(seed)))  # noqa: S311
+    return ledger.result()
+
+
+def regularised_evolution(  # noqa: PLR0913
+    *,
+    sizes: Sequence[int],
+    limits: Sequence[Limit],
+    score: Score,
+    settings: SearchSettings = _DEFAULTS,
+    evaluations: int = 100,
+    seed: int = 0,
+    executor: Executor = map,
+    known: Known | None = None,
+    on_outcome: OnOutcome | None = None,
+    names: Sequence[str] | None = None,
+) -> SearchResult:
+    """Evolution with ageing (Real et al., arXiv 1802.01548) in the band; see `layer_nas`.
+
+    Each child is the best of a few drawn from the population with one layer changed, brought
+    back into the band by single steps of other layers; the oldest of the population dies.
+    """
+    ledger = open_ledger(
+        sizes=sizes,
+        limits=limits,
+        settings=settings,
+        names=names,
+        score=score,
+        evaluations=evaluations,
+        executor=executor,
+        known=known,
+        on_outcome=on_outcome,
+    )
+    _Evolution(ledger, settings.batch, random.Random(seed)).run()  # noqa: S311
     return ledger.result()
 
 
@@ -57,21 +95,24 @@ def brute_force(  # noqa: PLR0913
     evaluations: int = 100_000,
     seed: int = 0,
     executor: Executor = map,
-    known: Mapping[Architecture, Outcome] | None = None,
+    known: Known | None = None,
     on_outcome: OnOutcome | None = None,
     names: Sequence[str] | None = None,
 ) -> SearchResult:
     """Scores every network within the limits, up to `evaluations`; see `layer_nas`."""
     del seed  # nothing is drawn
-    reach = make_reach(sizes, limits, settings, names)
-    ledger = Ledger(
-        reach=reach,
+    ledger = open_ledger(
+        sizes=sizes,
+        limits=limits,
+        settings=settings,
+        names=names,
         score=score,
         evaluations=evaluations,
         executor=executor,
         known=known,
         on_outcome=on_outcome,
     )
+    reach = ledger.reach
     inside = (a for a in itertools.product(*map(range, reach.sizes)) if reach.inside(a))
     ledger.ask(list(itertools.islice(inside, evaluations)))
     return ledger.result()
@@ -82,17 +123,69 @@ def _drawn(reach: Reach, count: int, rng: random.Random) -> list[Architecture]:
     found: dict[Architecture, None] = {}
     repeats = 0
     while len(found) < count and repeats < _REPEATS:
-        network = _draw(reach, rng)
+        network = reach.draw(rng)
         repeats = repeats + 1 if network is None or network in found else 0
         if network is not None:
             found[network] = None
     return list(found) or [reach.witness]
 
 
-def _draw(reach: Reach, rng: random.Random) -> Architecture | None:
-    if reach.banded:
-        for _ in range(_DRAWS):
-            network = tuple(rng.randrange(size) for size in reach.sizes)
-            if reach.in_band(network):
-                return network
-    return reach.random_network(rng)
+class _Evolution:
+    def __init__(self, ledger: Ledger, batch: int, rng: random.Random) -> None:
+        self._ledger, self._reach = ledger, ledger.reach
+        self._batch, self._rng = batch, rng
+        self._population: deque[tuple[float, Architecture]] = deque(maxlen=_POPULATION)
+
+    def run(self) -> None:
+        """Until the evaluations are spent, or nothing new is found."""
+        self._score(_drawn(self._reach, min(_POPULATION, self._ledger.left), self._rng))
+        while self._ledger.left and self._population:
+            batch: dict[Architecture, None] = {}
+            for _ in range(_REPEATS):
+                child = self._child()
+                if child is not None and not self._ledger.asked(child):
+                    batch[child] = None
+                if len(batch) == self._batch:
+                    break
+            if not batch:
+                batch = dict.fromkeys(self._fresh())
+            if not batch:
+                return
+            self._score(list(batch))
+
+    def _score(self, networks: list[Architecture]) -> None:
+        self._ledger.ask(networks)
+        for network in networks:
+            score = self._ledger.score(network)
+            if score is not None:
+                self._population.append((score, network))
+
+    def _fresh(self) -> list[Architecture]:
+        """A random network, where the population's surroundings are used up."""
+        drawn = (self._reach.draw(self._rng) for _ in range(_REPEATS))
+        return [n for n in drawn if n is not None and not self._ledger.asked(n)][:1]
+
+    def _child(self) -> Architecture | None:
+        rivals = [self._rng.choice(self._population) for _ in range(_TOURNAMENT)]
+        parent = max(rivals)[1]
+        layers = [i for i, size in enumerate(self._reach.sizes) if size > 1]
+        if not layers:
+            return None
+        layer = self._rng.choice(layers)
+        options = [o for o in range(self._reach.sizes[layer]) if o != parent[layer]]
+        child = list(parent)
+        child[layer] = self._rng.choice(options)
+        return self._repaired(child, [i for i in layers if i != layer])
+
+    def _repaired(self, network: list[int], layers: list[int]) -> Architecture | None:
+        """The network with single steps of the given layers, until it is in the band."""
+        wanted = self._reach.in_band if self._reach.banded else self._reach.inside
+        for _ in range(_STEPS):
+            if wanted(tuple(network)):
+                return tuple(network)
+            step = 1 if self._reach.inside(tuple(network)) else -1
+            free = [i for i in layers if 0 <= network[i] + step < self._reach.sizes[i]]
+            if not free:
+                return None
+            network[self._rng.choice(free)] += step
+        return None

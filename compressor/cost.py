@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,21 @@ class CostModel(Protocol):
 
     def __call__(self, architecture: Architecture) -> float:
         """Cost of the network in the unit's base."""
+
+
+@runtime_checkable
+class BatchCost(CostModel, Protocol):
+    """A cost that is exact and cheap enough to be asked of thousands of networks at once."""
+
+    def many(self, architectures: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Costs of networks `[N, L]` in the unit's base, `[N]`; the same as one by one."""
+
+
+def costs_of(cost: CostModel, architectures: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Costs of networks `[N, L]`, at once where the cost can do that, else one by one."""
+    if isinstance(cost, BatchCost):
+        return cost.many(architectures)
+    return np.array([cost(tuple(row)) for row in architectures.tolist()], dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -95,6 +110,16 @@ class SizeTable:
         rows = self._starts + np.asarray(architecture, dtype=np.int64)
         sizes = self._base - self._cuts[rows].sum(axis=0)
         return int(sizes[self._factors].prod(axis=1) @ self._weights) + self._fixed
+
+    def many(self, architectures: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Costs of networks `[N, L]`, `[N]`; exact up to 2^53."""
+        chosen = np.zeros((len(architectures), len(self._cuts)))
+        np.put_along_axis(chosen, self._starts + architectures, 1.0, axis=1)
+        # floats, since numpy multiplies matrices of integers without BLAS; the sizes are small
+        sizes = (self._base - chosen @ self._cuts.astype(np.float64)).astype(np.int64)
+        counts = sizes[:, self._factors].prod(axis=2) @ self._weights + self._fixed
+        costs: NDArray[np.float64] = counts.astype(np.float64)
+        return costs
 
 
 def madds_table(space: SearchSpace, tensors: Sequence[TensorSize], fixed: int) -> SizeTable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from compressor.export import export_base, export_onnx
 from compressor.finetune import best_score
 from compressor.journal import Journal
 from compressor.latency import LatencyCost
+from compressor.ledger import Known
 from compressor.library import LayerLibrary, make_library
 from compressor.limits import ResolvedBudget, resolve_budgets
 from compressor.outcome import Candidate, Outcome, SearchResult
@@ -150,13 +151,14 @@ class _Watcher:
         self,
         total: int,
         limits: Sequence[Limit],
-        known: Mapping[Architecture, Outcome],
+        known: Known,
         progress: Progress,
     ) -> None:
         self._total, self._limits, self._progress = total, limits, progress
         self._best: float | None = None
         self._done = 0
-        for architecture, outcome in list(known.items())[:total]:
+        earlier = [(a, outcome) for a, outcomes in known.items() for outcome in outcomes]
+        for architecture, outcome in earlier[:total]:
             self._note(architecture, outcome)
         self._tell("resumed" if known else "")
 

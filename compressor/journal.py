@@ -23,8 +23,9 @@ from compressor.space import Architecture
 _TABLES: Mapping[str, str] = {
     "notes": "CREATE TABLE notes (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     "evaluations": (
-        "CREATE TABLE evaluations (number INTEGER PRIMARY KEY, architecture TEXT NOT NULL UNIQUE, "
-        "score REAL, reason TEXT NOT NULL, seconds REAL NOT NULL, costs TEXT NOT NULL)"
+        "CREATE TABLE evaluations (number INTEGER PRIMARY KEY, architecture TEXT NOT NULL, "
+        "score REAL, reason TEXT NOT NULL, seconds REAL NOT NULL, costs TEXT NOT NULL, "
+        "repeat INTEGER NOT NULL, UNIQUE (architecture, repeat))"
     ),
     "costs": (
         "CREATE TABLE costs (unit TEXT, architecture TEXT, value REAL NOT NULL, "
@@ -87,19 +88,27 @@ class Journal:
         self._connection.close()
 
     def outcome(self, architecture: Architecture) -> Outcome | None:
-        """The recorded outcome of a network, or None."""
+        """The first recorded outcome of a network, or None."""
         rows = self._rows(
-            "SELECT score, reason, seconds FROM evaluations WHERE architecture = ?",
+            "SELECT score, reason, seconds, repeat FROM evaluations "
+            "WHERE architecture = ? ORDER BY repeat",
             (_key(architecture),),
         )
         return self._outcome(rows[0]) if rows else None
 
-    def outcomes(self) -> dict[Architecture, Outcome]:
-        """All outcomes in the order of their recording."""
+    def outcomes(self) -> dict[Architecture, tuple[Outcome, ...]]:
+        """All outcomes: networks in the order of their first recording, repeats in order."""
         rows = self._rows(
-            "SELECT architecture, score, reason, seconds FROM evaluations ORDER BY number"
+            "SELECT architecture, score, reason, seconds, repeat FROM evaluations ORDER BY number"
         )
-        return {self._architecture(row[0]): self._outcome(row[1:]) for row in rows}
+        found: dict[Architecture, tuple[Outcome, ...]] = {}
+        for row in rows:
+            architecture, outcome = self._architecture(row[0]), self._outcome(row[1:])
+            earlier = found.get(architecture, ())
+            if outcome.repeat != len(earlier):
+                raise self._broken(f"{architecture} has repeat {outcome.repeat} out of order")
+            found[architecture] = (*earlier, outcome)
+        return found
 
     def record(
         self, architecture: Architecture, outcome: Outcome, costs: Mapping[str, float]
@@ -107,17 +116,18 @@ class Journal:
         """Keeps one evaluation, durably once this returns.
 
         Raises:
-            RunError: the network is recorded already, or the file cannot be written.
+            RunError: this repeat of the network is recorded already, or the file cannot be written.
         """
         self._write(
-            "INSERT INTO evaluations (architecture, score, reason, seconds, costs) "
-            "VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO evaluations (architecture, score, reason, seconds, costs, repeat) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
             (
                 _key(architecture),
                 outcome.score,
                 outcome.reason,
                 outcome.seconds,
                 json.dumps(dict(costs)),
+                outcome.repeat,
             ),
         )
 
@@ -217,12 +227,13 @@ class Journal:
         raise self._broken(f"{value!r:.80} is not a finite number")
 
     def _outcome(self, row: Sequence[Any]) -> Outcome:
-        score, reason, seconds = row
+        score, reason, seconds, repeat = row
         if not isinstance(reason, str) or (score is None) != bool(reason):
             raise self._broken(f"an evaluation has the score {score!r:.40}, reason {reason!r:.40}")
-        return Outcome(
-            None if score is None else self._number(score), reason, self._number(seconds)
-        )
+        if not isinstance(repeat, int) or repeat < 0:
+            raise self._broken(f"an evaluation has the repeat {repeat!r:.40}")
+        value = None if score is None else self._number(score)
+        return Outcome(value, reason, self._number(seconds), repeat)
 
     def _broken(self, finding: str) -> RunError:
         return RunError(

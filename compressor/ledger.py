@@ -7,24 +7,31 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from numbers import Real
+from typing import TypeAlias
 
-from compressor.errors import SearchError
+from compressor.cost import Limit
+from compressor.errors import BudgetError, SearchError
 from compressor.outcome import Candidate, Executor, Outcome, SearchResult
 from compressor.reach import Reach
+from compressor.settings import SearchSettings
 from compressor.space import Architecture
 
 Score = Callable[[Architecture], float]
 OnOutcome = Callable[[Architecture, Outcome], None]
+Expected: TypeAlias = Callable[[Sequence[Architecture]], Sequence[float]]
+Known: TypeAlias = Mapping[Architecture, Sequence[Outcome]]
+"""Outcomes of each network in the order of their making; more than one where it was repeated."""
 _REASON = 500  # characters of an error message that are kept
 
 
 class Ledger:
-    """Scores networks, each once, within a number of evaluations.
+    """Scores networks within a number of evaluations.
 
-    Networks known beforehand count like the others but are not scored again, so that a resumed
+    Outcomes known beforehand count like the others but are not scored again, so that a resumed
     search passes through the same states as the one that was interrupted.
     """
 
@@ -35,79 +42,123 @@ class Ledger:
         score: Score,
         evaluations: int,
         executor: Executor = map,
-        known: Mapping[Architecture, Outcome] | None = None,
+        known: Known | None = None,
         on_outcome: OnOutcome | None = None,
     ) -> None:
         if evaluations < 1:
             raise SearchError(f"a search needs at least one evaluation, but got {evaluations}")
-        self._reach = reach
+        self.reach = reach
         self._judge = partial(judge, score)
         self._evaluations = evaluations
         self._executor = executor
         self._known = {} if known is None else known
         self._on_outcome = on_outcome
-        self._outcomes: dict[Architecture, Outcome] = {}
+        self._outcomes: dict[Architecture, list[Outcome]] = {}
+        self._history: list[tuple[Architecture, float | None]] = []
 
     @property
     def left(self) -> int:
         """Evaluations that may still be made."""
-        return self._evaluations - len(self._outcomes)
+        return self._evaluations - len(self._history)
+
+    @property
+    def history(self) -> Sequence[tuple[Architecture, float | None]]:
+        """Every evaluation in order, with its score; None where it failed."""
+        return self._history
+
+    def asked(self, architecture: Architecture) -> bool:
+        """Whether a network was scored, or failed."""
+        return architecture in self._outcomes
 
     def score(self, architecture: Architecture) -> float | None:
-        """The score of a network, None where it failed or was not asked for."""
-        outcome = self._outcomes.get(architecture)
-        return outcome.score if outcome else None
+        """The mean score of a network, None where it failed or was not asked for."""
+        scores = [o.score for o in self._outcomes.get(architecture, ()) if o.score is not None]
+        return math.fsum(scores) / len(scores) if scores else None
+
+    def scores(self) -> dict[Architecture, float]:
+        """The mean score of every network that has one."""
+        scores = {a: self.score(a) for a in self._outcomes}
+        return {a: score for a, score in scores.items() if score is not None}
 
     def answered(self) -> bool:
         """Whether a network was scored that nothing in reach is preferred to for its cost."""
-        wanted = self._reach.in_band if self._reach.banded else self._reach.inside
-        return any(o.score is not None and wanted(a) for a, o in self._outcomes.items())
+        wanted = self.reach.in_band if self.reach.banded else self.reach.inside
+        return any(wanted(a) for a in self.scores())
 
     def ask(self, batch: Sequence[Architecture], spare: int = 0) -> None:
-        """Scores the networks that are new, in order, until `spare` evaluations are left.
+        """Scores the networks that are new, in order, until `spare` evaluations are left."""
+        self._run([a for a in dict.fromkeys(batch) if a not in self._outcomes], spare)
 
-        The executor gets one batch and is consumed lazily: each outcome is reported when it
-        is there.
-        """
-        fresh = [a for a in dict.fromkeys(batch) if a not in self._outcomes]
-        fresh = fresh[: max(0, self.left - spare)]
-        missing = [a for a in fresh if a not in self._known]
-        made: Iterator[Outcome] = (
-            iter(self._executor(self._judge, missing)) if missing else iter(())
-        )
-        for architecture in fresh:
-            if architecture in self._known:
-                self._outcomes[architecture] = self._known[architecture]
-                continue
-            outcome = next(made)
-            self._outcomes[architecture] = outcome
-            if self._on_outcome is not None:
-                self._on_outcome(architecture, outcome)
+    def ask_again(self, batch: Sequence[Architecture]) -> None:
+        """Scores networks whether or not they are new, while evaluations are left."""
+        self._run(batch, 0)
 
-    def result(self) -> SearchResult:
+    def result(self, expected: Expected | None = None) -> SearchResult:
         """The best network inside the limits, in the band where one was scored there.
+
+        Args:
+            expected: what is expected of scored networks, where that is a better guide than
+                their scores; decides which is the best.
 
         Raises:
             SearchError: no network inside the limits has a score.
         """
-        scored = [
-            Candidate(a, self._reach.costs(a), o.score)
-            for a, o in self._outcomes.items()
-            if o.score is not None
-        ]
-        failed = tuple((a, o.reason) for a, o in self._outcomes.items() if o.score is None)
-        inside = [c for c in scored if self._reach.inside(c.architecture)]
-        band = [c for c in inside if self._reach.in_band(c.architecture)]
+        scored = [Candidate(a, self.reach.costs(a), score) for a, score in self.scores().items()]
+        failed = tuple(
+            (a, made[0].reason) for a, made in self._outcomes.items() if self.score(a) is None
+        )
+        inside = [c for c in scored if self.reach.inside(c.architecture)]
+        inside = [c for c in inside if self.reach.in_band(c.architecture)] or inside
         if not inside:
             raise self._nothing(failed)
-        unit = self._reach.limits[0].cost.unit
+        unit = self.reach.limits[0].cost.unit
+        merits = [c.score for c in inside]
+        if expected is not None:
+            merits = list(expected([c.architecture for c in inside]))
+        ranks = [(m, -c.costs[unit]) for m, c in zip(merits, inside, strict=True)]
         return SearchResult(
-            best=max(band or inside, key=lambda c: (c.score, -c.costs[unit])),
+            best=inside[ranks.index(max(ranks))],
             frontier=pareto(scored, unit),
-            evaluations=len(self._outcomes),
+            evaluations=len(self._history),
             failed=failed,
             scored=tuple(scored),
         )
+
+    def _run(self, batch: Sequence[Architecture], spare: int) -> None:
+        """Makes evaluations; the executor gets those that are not known.
+
+        It is consumed lazily: each outcome is reported when it is there.
+        """
+        batch = batch[: max(0, self.left - spare)]
+        rounds = self._rounds(batch)
+        known = [self._recall(a, n) for a, n in zip(batch, rounds, strict=True)]
+        missing = [a for a, outcome in zip(batch, known, strict=True) if outcome is None]
+        made = iter(self._executor(self._judge, missing)) if missing else iter(())
+        for architecture, repeat, outcome in zip(batch, rounds, known, strict=True):
+            if outcome is not None:
+                self._enter(architecture, outcome)
+                continue
+            fresh = replace(next(made), repeat=repeat)
+            self._enter(architecture, fresh)
+            if self._on_outcome is not None:
+                self._on_outcome(architecture, fresh)
+
+    def _rounds(self, batch: Sequence[Architecture]) -> list[int]:
+        """How often each network of the batch was asked for before."""
+        counts = {a: len(self._outcomes.get(a, ())) for a in batch}
+        rounds = []
+        for architecture in batch:
+            rounds.append(counts[architecture])
+            counts[architecture] += 1
+        return rounds
+
+    def _recall(self, architecture: Architecture, repeat: int) -> Outcome | None:
+        known = self._known.get(architecture, ())
+        return known[repeat] if repeat < len(known) else None
+
+    def _enter(self, architecture: Architecture, outcome: Outcome) -> None:
+        self._outcomes.setdefault(architecture, []).append(outcome)
+        self._history.append((architecture, outcome.score))
 
     def _nothing(self, failed: Sequence[tuple[Architecture, str]]) -> SearchError:
         first = f"; the first, {failed[0][0]}, failed with: {failed[0][1]}" if failed else ""
@@ -116,6 +167,46 @@ class Ledger:
             f"{len(self._outcomes)} networks {len(failed)} could not be scored{first}; "
             "correct the score function"
         )
+
+
+def open_ledger(  # noqa: PLR0913 - what every search takes, but for its seed
+    *,
+    sizes: Sequence[int],
+    limits: Sequence[Limit],
+    settings: SearchSettings,
+    names: Sequence[str] | None,
+    score: Score,
+    evaluations: int,
+    executor: Executor,
+    known: Known | None,
+    on_outcome: OnOutcome | None,
+) -> Ledger:
+    """Checks the form of the problem, then what the limits allow, and opens an empty ledger.
+
+    Raises:
+        InfeasibleError: no network within the limits.
+        SearchError: a layer without options, or no evaluations.
+        BudgetError: no limit was given, or two of one unit.
+    """
+    if not limits:
+        raise BudgetError("a search needs at least one limit, but got none; give a budget")
+    units = [limit.cost.unit for limit in limits]
+    if len(set(units)) < len(units):
+        raise BudgetError(f"each unit takes one limit, but got {units}; give the smaller one alone")
+    for place, size in enumerate(sizes):
+        if size < 1:
+            name = names[place] if names else place
+            raise SearchError(
+                f"a layer needs at least one option, but got {size} for layer {name!r}"
+            )
+    return Ledger(
+        reach=Reach(sizes, limits, settings.tightness, names),
+        score=score,
+        evaluations=evaluations,
+        executor=executor,
+        known=known,
+        on_outcome=on_outcome,
+    )
 
 
 def judge(score: Score, architecture: Architecture) -> Outcome:

@@ -17,16 +17,21 @@ class Outcome:
         score: higher is better; None where the network could not be scored.
         reason: why there is no score; empty where there is one.
         seconds: wall-clock time of the evaluation.
+        repeat: how often the network had been scored before; 0 unless scores are noisy.
     """
 
     score: float | None
     reason: str
     seconds: float
+    repeat: int = 0
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A scored network: unit to cost in the unit's base, and its score (higher is better)."""
+    """A scored network: unit to cost in the unit's base, and its score (higher is better).
+
+    Where it was scored several times, the score is the mean.
+    """
 
     architecture: Architecture
     costs: Mapping[str, float]
@@ -41,7 +46,7 @@ class SearchResult:
         best: the best network within every limit.
         frontier: the scored networks that no other one beats in both score and cost of the first
             limit, sorted by that cost; some may lie above a limit.
-        evaluations: networks that were scored or failed, those known beforehand included.
+        evaluations: evaluations that were made or failed, those known beforehand included.
         failed: networks without a score, with the reason.
         scored: all scored networks in the order of their evaluation.
     """

@@ -177,7 +177,7 @@ def _journal(folder: Path, request: Request, reading: Reading) -> Iterator[Journ
     try:
         yield journal
     finally:
-        empty = all(outcome.score is None for outcome in journal.outcomes().values())
+        empty = all(o.score is None for made in journal.outcomes().values() for o in made)
         journal.close()
         if empty:
             path.unlink(missing_ok=True)

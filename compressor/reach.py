@@ -19,6 +19,7 @@ from compressor.space import Architecture
 
 _ENUMERATED = 4096  # spaces of up to so many networks are looked through for a network in the band
 _ATTEMPTS = 64  # random fillings tried in larger spaces
+_DRAWS = 200  # uniform draws tried before a network is grown in random order instead
 _MEASURED = 256  # networks measured before a measured limit counts as out of reach
 
 Step = tuple[int, int]
@@ -156,6 +157,19 @@ class Reach:
             low, high = (middle, high) if self.inside(element(middle)) else (low, middle)
             looks += 1
         return element(low)
+
+    def measured(self, limit: Limit) -> dict[Architecture, float]:
+        """What was measured so far for a limit without a table, in the order of measuring."""
+        return {a: cost for (unit, a), cost in self._seen.items() if unit == limit.cost.unit}
+
+    def draw(self, rng: random.Random) -> Architecture | None:
+        """A random network inside: uniform over the band as far as some draws find it."""
+        if self.banded:
+            for _ in range(_DRAWS):
+                network = tuple(rng.randrange(size) for size in self.sizes)
+                if self.in_band(network):
+                    return network
+        return self.random_network(rng)
 
     def random_network(self, rng: random.Random) -> Architecture | None:
         """A network inside, grown from the smallest in random order."""

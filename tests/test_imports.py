@@ -39,7 +39,8 @@ ONLY = {
 # The part that searches and reports stays without torch, whatever the table says.
 SEARCH = (
     "errors", "progress", "coupling", "space", "budget", "cost", "outcome", "journal", "reach",
-    "buckets", "ledger", "search", "baselines", "limits", "result", "report", "charts", "plain",
+    "buckets", "settings", "ledger", "published", "kernels", "surrogate", "recombine", "cost_guess",
+    "supply", "guided", "search", "baselines", "limits", "result", "report", "charts", "plain",
     "timing", "measure", "latency", "slicing", "files",
 )  # fmt: skip
 

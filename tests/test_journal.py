@@ -41,13 +41,26 @@ def test_keeps_outcomes_costs_and_notes_across_openings(path: Path) -> None:
         journal.put("base", [1, "a"])
         journal.put("base", [2, "b"])
     with Journal.open(str(path), dict(reversed(SETTINGS.items()))) as journal:
-        assert list(journal.outcomes().items()) == [((3, 0), GOOD), ((1, 0), BAD)]
+        assert list(journal.outcomes().items()) == [((3, 0), (GOOD,)), ((1, 0), (BAD,))]
         assert journal.outcome((1, 0)) == BAD
         assert journal.outcome((0, 0)) is None
         assert journal.cost("latency", (3, 0)) == 2.0
         assert journal.cost("latency", (1, 0)) is None
         assert journal.get("base") == [2, "b"]
         assert journal.get("settings") is None
+
+
+def test_repeats_of_a_noisy_score_are_kept_in_order(path: Path) -> None:
+    again = Outcome(0.25, "", 1.0, repeat=1)
+    with Journal.open(path, SETTINGS) as journal:
+        journal.record((1,), GOOD, {})
+        journal.record((2,), BAD, {})
+        journal.record((1,), again, {})
+        with pytest.raises(RunError):
+            journal.record((1,), again, {})
+    with Journal.open(path, SETTINGS) as journal:
+        assert journal.outcomes() == {(1,): (GOOD, again), (2,): (BAD,)}
+        assert journal.outcome((1,)) == GOOD
 
 
 def test_order_of_recording_survives(path: Path) -> None:
@@ -143,7 +156,7 @@ def test_reports_a_full_disk_and_keeps_what_was_recorded(path: Path) -> None:
         with pytest.raises(RunError, match="full"):
             journal.put("large", "x" * 100_000)
     with Journal.open(path, SETTINGS) as journal:
-        assert journal.outcomes() == {(1,): GOOD}
+        assert journal.outcomes() == {(1,): (GOOD,)}
 
 
 @pytest.mark.parametrize(
@@ -160,6 +173,8 @@ def test_reports_a_full_disk_and_keeps_what_was_recorded(path: Path) -> None:
         "UPDATE evaluations SET reason = x'00'",
         "UPDATE evaluations SET reason = 'both a score and a reason'",
         "UPDATE evaluations SET seconds = 'long'",
+        "UPDATE evaluations SET repeat = 'again'",
+        "UPDATE evaluations SET repeat = 1",
         "UPDATE evaluations SET architecture = printf('%.*c', 100000, '[')",
         "UPDATE evaluations SET reason = CAST(x'ff' AS TEXT)",
     ],
@@ -216,7 +231,7 @@ def test_flipped_bits_are_read_or_refused(path: Path, tmp_path: Path) -> None:
                 outcomes = journal.outcomes()
                 journal.cost("latency", (1, 1, 2))
                 journal.get("base")
-            assert all(isinstance(o, Outcome) for o in outcomes.values())
+            assert all(isinstance(o, Outcome) for made in outcomes.values() for o in made)
         except RunError:
             pass
         for leftover in tmp_path.glob("flipped.sqlite-*"):
@@ -249,7 +264,7 @@ def test_a_killed_writer_leaves_whole_evaluations(path: Path) -> None:
         with Journal.open(path, {"seed": 0}) as journal:
             outcomes = journal.outcomes()
         assert list(outcomes) == [(i, i + 1) for i in range(len(outcomes))]
-        assert [o.score for o in outcomes.values()] == [i / 2 for i in range(len(outcomes))]
+        assert [o.score for (o,) in outcomes.values()] == [i / 2 for i in range(len(outcomes))]
         assert len(outcomes) >= seen
         seen = len(outcomes)
     assert seen > 0

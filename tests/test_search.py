@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -26,9 +26,10 @@ from compressor.errors import (
 from compressor.journal import Journal
 from compressor.outcome import Outcome
 from compressor.search import SearchSettings, layer_nas
+from compressor.settings import Strategy
 from compressor.space import Architecture
 
-MODES: tuple[Literal["budget", "original"], ...] = ("budget", "original")
+STRATEGIES: tuple[Strategy, ...] = ("guided", "published")
 Table = list[list[int]]
 
 
@@ -106,11 +107,11 @@ def _problems(draw: st.DrawFn) -> tuple[Table, Table, float]:
     return costs, scores, draw(st.integers(low, max(low, high)))
 
 
-@pytest.mark.parametrize("undecided", MODES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @settings(max_examples=150, deadline=None)
 @given(problem=_problems())
 def test_equals_brute_force_where_scores_and_costs_add_up(
-    undecided: Literal["budget", "original"], problem: tuple[Table, Table, float]
+    strategy: Strategy, problem: tuple[Table, Table, float]
 ) -> None:
     costs, scores, high = problem
     arguments: dict[str, Any] = {
@@ -118,18 +119,18 @@ def test_equals_brute_force_where_scores_and_costs_add_up(
         "limits": [Limit(Additive(costs), high)],
         "score": Additive(scores),
     }
-    exact = SearchSettings(buckets=None, kept=1, undecided=undecided)
+    exact = SearchSettings(buckets=None, kept=1, strategy=strategy)
     ours = layer_nas(settings=exact, evaluations=10**9, **arguments).best
     best = brute_force(**arguments).best
     assert ours.score == best.score
     assert ours.costs["madds"] <= high
 
 
-@pytest.mark.parametrize("undecided", MODES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @settings(max_examples=100, deadline=None)
 @given(problem=_problems(), count=st.integers(1, 30), seed=st.integers(0, 3), data=st.data())
 def test_never_above_a_limit_and_something_is_found_whenever_it_exists(
-    undecided: Literal["budget", "original"],
+    strategy: Strategy,
     problem: tuple[Table, Table, float],
     count: int,
     seed: int,
@@ -148,7 +149,7 @@ def test_never_above_a_limit_and_something_is_found_whenever_it_exists(
             score=scorer,
             evaluations=count,
             seed=seed,
-            settings=SearchSettings(undecided=undecided),
+            settings=SearchSettings(strategy=strategy),
         )
     except InfeasibleError as error:
         assert not feasible
@@ -160,13 +161,13 @@ def test_never_above_a_limit_and_something_is_found_whenever_it_exists(
     assert len(latency.calls) == len(set(latency.calls))  # measured once each
 
 
-@pytest.mark.parametrize("undecided", MODES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("search", [layer_nas, random_search])
 @settings(max_examples=60, deadline=None)
 @given(problem=_problems(), count=st.integers(1, 20))
 def test_fills_the_budget_whenever_some_network_does(
     search: Callable[..., Any],
-    undecided: Literal["budget", "original"],
+    strategy: Strategy,
     problem: tuple[Table, Table, float],
     count: int,
 ) -> None:
@@ -177,7 +178,7 @@ def test_fills_the_budget_whenever_some_network_does(
         limits=[Limit(cost, high)],
         score=_noise,
         evaluations=count,
-        settings=SearchSettings(undecided=undecided),
+        settings=SearchSettings(strategy=strategy),
     ).best
     exists = any(
         0.97 * high <= cost(a) <= high for a in itertools.product(*map(range, _sizes(costs)))
@@ -207,7 +208,7 @@ def test_worked_example_keeps_the_best_of_the_target(seed: int) -> None:
         score=scorer,
         evaluations=200,
         seed=seed,
-        settings=SearchSettings(tightness=8 / 9, undecided="original"),
+        settings=SearchSettings(tightness=8 / 9, strategy="published"),
     )
     asked = {_letters(a) for a in scorer.asked}
     assert _letters(result.best.architecture) == "CBD"
@@ -224,23 +225,23 @@ def test_prefixes_that_cannot_get_below_the_limit_are_never_asked_for() -> None:
         limits=[Limit(Additive([[1, 2, 3, 4]] * 3), 6)],
         score=scorer,
         evaluations=500,
-        settings=SearchSettings(undecided="original", tightness=0.5),
+        settings=SearchSettings(strategy="published", tightness=0.5),
     )
     asked = {_letters(a) for a in scorer.asked}
     assert asked >= {"DDD", "DAD", "CBD"}
     assert not asked & {"DBD", "DCD", "CCD", "DDA", "DDB"}
 
 
-@pytest.mark.parametrize("undecided", MODES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_budget_that_even_filling_misses_is_filled(
-    undecided: Literal["budget", "original"],
+    strategy: Strategy,
 ) -> None:
     result = layer_nas(
         sizes=[2, 2],
         limits=[Limit(Additive([[0, 3], [0, 5]]), 5)],
         score=_noise,
         evaluations=1,
-        settings=SearchSettings(undecided=undecided),
+        settings=SearchSettings(strategy=strategy),
     )
     assert result.best.architecture == (0, 1)
 
@@ -268,21 +269,21 @@ def _chain(share: float) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("undecided", MODES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("count", [1, 2, 5, 9, 40, 200])
 @pytest.mark.parametrize("share", [0.08, 0.25, 0.5, 0.9])
 def test_fills_fine_grained_budgets_however_few_the_evaluations(
-    share: float, count: int, undecided: Literal["budget", "original"]
+    share: float, count: int, strategy: Strategy
 ) -> None:
     result = layer_nas(
-        **_chain(share), evaluations=count, settings=SearchSettings(undecided=undecided)
+        **_chain(share), evaluations=count, settings=SearchSettings(strategy=strategy)
     )
     assert result.evaluations <= count
     limit = _chain(share)["limits"][0]
     assert 0.97 * limit.high <= result.best.costs["madds"] <= limit.high
 
 
-def test_all_networks_of_the_budget_form_are_inside_the_limits() -> None:
+def test_all_networks_of_the_guided_strategy_are_inside_the_limits() -> None:
     result = layer_nas(**_chain(0.5), evaluations=100)
     limit = _chain(0.5)["limits"][0]
     assert all(c.costs["madds"] <= limit.high for c in result.scored)
@@ -343,10 +344,10 @@ def test_the_batch_can_be_sent_to_other_processes() -> None:
     assert layer_nas(**arguments, executor=executor) == layer_nas(**arguments)
 
 
-@pytest.mark.parametrize("undecided", MODES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("prefix", [0, 1, 17, 59, 60])
 def test_resume_replays_without_scoring_again(
-    tmp_path: Path, prefix: int, undecided: Literal["budget", "original"]
+    tmp_path: Path, prefix: int, strategy: Strategy
 ) -> None:
     def fragile(architecture: Architecture) -> float:
         if sum(architecture) % 7 == 0:
@@ -356,7 +357,7 @@ def test_resume_replays_without_scoring_again(
     arguments = {
         **_chain(0.5),
         "evaluations": 60,
-        "settings": SearchSettings(undecided=undecided),
+        "settings": SearchSettings(strategy=strategy),
     }
     outcomes: dict[Architecture, Outcome] = {}
     whole = layer_nas(**{**arguments, "score": fragile}, on_outcome=outcomes.__setitem__)
@@ -462,12 +463,12 @@ def test_a_limit_above_the_original_returns_networks() -> None:
 
 
 def test_no_layers_scores_the_network_itself() -> None:
-    for undecided in MODES:
+    for strategy in STRATEGIES:
         result = layer_nas(
             sizes=[],
             limits=[Limit(Additive([]), 1)],
             score=lambda _: 0.5,
-            settings=SearchSettings(undecided=undecided),
+            settings=SearchSettings(strategy=strategy),
         )
         assert result.best.architecture == ()
 
@@ -488,7 +489,7 @@ def test_two_tables_with_opposite_wishes() -> None:
 
 
 def test_frontier_holds_what_nothing_beats() -> None:
-    result = layer_nas(**_chain(0.5), settings=SearchSettings(undecided="original"))
+    result = layer_nas(**_chain(0.5), settings=SearchSettings(strategy="published"))
     costs = [c.costs["madds"] for c in result.frontier]
     scores = [c.score for c in result.frontier]
     assert costs == sorted(set(costs))
@@ -514,7 +515,14 @@ def test_explicit_allotment_is_used_as_the_batch() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"kept": 0}, {"buckets": 0}, {"parents": 0}, {"tightness": 1.5}, {"undecided": "maybe"}],
+    [
+        {"kept": 0},
+        {"buckets": 0},
+        {"parents": 0},
+        {"tightness": 1.5},
+        {"strategy": "maybe"},
+        {"batch": 0},
+    ],
 )
 def test_settings_are_checked(change: dict[str, Any]) -> None:
     with pytest.raises(SearchError):

@@ -1,0 +1,199 @@
+"""Complete networks within the limits that are worth a score, from effects of options.
+
+Knows no torch. Costs that are exact and cheap are asked of many networks at once. Measured costs
+are slow, so they are guessed for the choice and asked of the chosen network alone.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Container, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.cost import BatchCost, Limit, costs_of
+from compressor.cost_guess import CostGuess, single_changes
+from compressor.kernels import Effects, Floats, Networks
+from compressor.reach import Reach
+from compressor.recombine import best_of_each_cost
+from compressor.space import Architecture
+
+_BUCKETS = 1000  # cost ranges where none are asked for
+_BASES = 4  # networks around which the first guess of the costs is taken
+_TABLE_WINDOW, _MEASURED_WINDOW = 64, 256  # known costs that correct the guess
+_TRIES = 3  # recombinations with corrected costs before other sources are asked
+_MOST = 10.0  # share of a limit from which on costs are all the same to the guess
+_STRAIN = 1.3  # factor on the weight of a limit that candidates break
+_REPEATS = 100  # random networks in a row that bring nothing new before the space is looked through
+_ENUMERATED = 2**16  # networks of spaces that can be looked through
+_ENUMERATED_MEASURED = 256  # the same where each look is a measurement
+
+
+class Supply:
+    """Proposes networks; never one above a limit that it can check."""
+
+    def __init__(self, reach: Reach, buckets: int | None, rng: random.Random) -> None:
+        """Guesses the costs around a few networks in the band; measures nothing."""
+        self._reach, self._rng = reach, rng
+        self._buckets = buckets or _BUCKETS
+        self._real = _padding(reach.sizes)
+        self._exact = [limit for limit in reach.limits if _cheap(limit)]
+        self.measured = [limit for limit in reach.limits if not _cheap(limit)]
+        self._limits = self._exact + self.measured
+        self._weights = np.full(len(self._limits), 1 / len(self._limits))
+        self._banded = reach.in_band(reach.witness)
+        self._rest: list[Architecture] | None = None
+        bases = {reach.witness} | {self._drawn() for _ in range(_BASES - 1)}
+        self._guesses = self._first_guesses(np.array(sorted(bases), dtype=np.int64))
+
+    def recombined(self, effects: list[Effects], seen: Container[Architecture]) -> Networks:
+        """The best networks of each cost near the limits for each of the given effects, [N, L].
+
+        They are new, inside every exact limit, and in the band where it is known to hold one.
+        """
+        found: dict[Architecture, None] = {}
+        for effect in effects:
+            for _ in range(_TRIES):
+                networks = self._candidates(effect)
+                good = [a for a in self._checked(networks) if a not in seen]
+                found |= dict.fromkeys(good)
+                if good:
+                    break
+        return np.array(list(found), dtype=np.int64).reshape(len(found), len(self._reach.sizes))
+
+    def random(self, seen: Container[Architecture]) -> Architecture | None:
+        """A new network drawn at random from the band; None where there seems to be none."""
+        for _ in range(_REPEATS):
+            network = self._drawn()
+            if network not in seen:
+                return network
+        return self._left_over(seen)
+
+    def measured_inside(self, network: Architecture) -> bool:
+        """Whether the network keeps the measured limits too; the guess learns from the answer."""
+        inside = self._reach.inside(network)
+        self._note_measured()
+        return inside
+
+    def _checked(self, networks: Networks) -> list[Architecture]:
+        """Those inside and, where that can be had, in the band; the guesses learn."""
+        if not len(networks):
+            return []
+        shares = np.zeros((len(self._exact), len(networks)))
+        for row, (limit, guess) in enumerate(zip(self._exact, self._guesses, strict=False)):
+            shares[row] = _shares(limit, networks)
+            guess.learn(networks, shares[row])
+            if len(self._limits) > 1 and (shares[row] > 1).any():
+                self._weights[row] *= _STRAIN
+        self._weights = np.maximum(self._weights / self._weights.sum(), 0.02)
+        good = (shares <= 1).all(axis=0)
+        if self._banded and not self.measured:
+            good &= shares.max(axis=0) >= self._reach.tightness
+        return [tuple(row) for row in networks[good].tolist()]
+
+    def _candidates(self, effects: Effects) -> Networks:
+        """Recombines with the guessed costs, mixed into one where there are several limits."""
+        weights = self._weights / self._weights.sum()
+        table = sum(w * g.table for w, g in zip(weights, self._guesses, strict=True))
+        offset = sum(w * g.offset for w, g in zip(weights, self._guesses, strict=True))
+        table = np.where(self._real, table, np.inf)
+        cheapest = table.min(axis=1, keepdims=True)
+        start = offset + float(cheapest.sum())
+        error = max(guess.error for guess in self._guesses)
+        layers = len(table)
+        top = 1.0 + min(0.1, error)
+        if start >= top:
+            return np.zeros((0, layers), dtype=np.int64)
+        unit = (top - start) / self._buckets
+        steps = np.where(self._real, np.rint((table - cheapest) / unit), 0).astype(np.int64)
+        low = self._reach.tightness if len(weights) == 1 else self._reach.tightness * 0.8
+        first = math.floor((low - start - error) / unit) if self._banded else 0
+        main = np.where(self._real, effects.main, -np.inf)
+        return best_of_each_cost(Effects(main, effects.pairs), steps, (first, self._buckets))
+
+    def _drawn(self) -> Architecture:
+        return self._reach.draw(self._rng) or self._reach.witness
+
+    def _left_over(self, seen: Container[Architecture]) -> Architecture | None:
+        """Small spaces are looked through for the last networks, the most expensive first."""
+        if self._rest is None:
+            self._rest = self._everything()
+        for network in self._rest:
+            if network not in seen and (not self.measured or self.measured_inside(network)):
+                return network
+        return None
+
+    def _everything(self) -> list[Architecture]:
+        """All networks inside the exact limits, where they are few enough to be looked through."""
+        sizes = self._reach.sizes
+        if math.prod(sizes) > (_ENUMERATED_MEASURED if self.measured else _ENUMERATED):
+            return []
+        networks = np.indices(sizes).reshape(len(sizes), -1).T
+        shares = [_shares(limit, networks) for limit in self._exact]
+        most = np.max([*shares, np.zeros(len(networks))], axis=0)
+        order = np.argsort(-most, kind="stable")
+        return [tuple(row) for row in networks[order[most[order] <= 1]].tolist()]
+
+    def _first_guesses(self, bases: Networks) -> list[CostGuess]:
+        guesses = [self._exact_guess(limit, bases) for limit in self._exact]
+        for limit in self.measured:
+            table = guesses[0].table if guesses else _positions(self._reach.sizes)
+            guesses.append(CostGuess(*_fitted(table, *self._measurements(limit)), _MEASURED_WINDOW))
+        return guesses
+
+    def _exact_guess(self, limit: Limit, bases: Networks) -> CostGuess:
+        """The mean effect of each option around the bases; exact for additive costs."""
+        sizes = self._reach.sizes
+        shares = _shares(limit, single_changes(sizes, bases)).reshape(len(bases), -1)
+        table = np.zeros(self._real.shape)
+        table[self._real] = (shares - _shares(limit, bases)[:, None]).mean(axis=0)
+        guess = CostGuess(table, 0.0, _TABLE_WINDOW)
+        offset = float((_shares(limit, bases) - guess.of(bases)).mean())
+        return CostGuess(table, offset, _TABLE_WINDOW)
+
+    def _note_measured(self) -> None:
+        for limit, guess in zip(self.measured, self._guesses[len(self._exact) :], strict=True):
+            guess.learn(*self._measurements(limit))
+
+    def _measurements(self, limit: Limit) -> tuple[Networks, Floats]:
+        known = self._reach.measured(limit)
+        networks = np.array(list(known), dtype=np.int64)
+        return networks, _of_limit(limit, np.array(list(known.values())))
+
+
+def _cheap(limit: Limit) -> bool:
+    return limit.cost.monotone or isinstance(limit.cost, BatchCost)
+
+
+def _shares(limit: Limit, networks: Networks) -> Floats:
+    return _of_limit(limit, costs_of(limit.cost, networks))
+
+
+def _of_limit(limit: Limit, costs: Floats) -> Floats:
+    """Shares of the limit; above 1 exactly where a cost is above it, finite in any case."""
+    shares = costs / limit.high if limit.high > 0 else 1 + costs - limit.high
+    return np.minimum(shares, _MOST)
+
+
+def _padding(sizes: Sequence[int]) -> NDArray[np.bool_]:
+    """Which options a layer really has, [L, S]."""
+    real: NDArray[np.bool_] = np.arange(max(sizes)) < np.array(sizes)[:, None]
+    return real
+
+
+def _positions(sizes: Sequence[int]) -> Floats:
+    """A cost that rises evenly over the options of every layer, [L, S]."""
+    steps = np.maximum(1, np.array(sizes) - 1)[:, None] * len(sizes)
+    positions: Floats = np.arange(max(sizes)) / steps
+    return positions
+
+
+def _fitted(table: Floats, networks: Networks, shares: Floats) -> tuple[Floats, float]:
+    """The table scaled and shifted to known costs; rising, whatever the noise says."""
+    sums = table[np.arange(len(table)), networks].sum(axis=1)
+    spread = sums - sums.mean()
+    slope = float(spread @ shares) / float(spread @ spread) if spread.any() else 1.0
+    slope = slope if slope > 0 else 1.0
+    return slope * table, float(shares.mean() - slope * sums.mean())
