@@ -8,14 +8,17 @@ these pieces. See `docs/library.md`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from compressor.consumers import Consumer, consumer_names, read_consumers, rest, sorted_out
+from compressor.coupling import Role
 from compressor.data import Batches, Inputs
 from compressor.gates import gate_slopes
 from compressor.patches import from_matrix
@@ -24,6 +27,19 @@ from compressor.ranking import MOMENTS, NOTHING, RANKINGS, Evidence, check_ranki
 from compressor.space import Architecture, Frozen, SearchLayer, SearchSpace
 from compressor.structure import materialise
 from compressor.tracing import trace_fates
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a consumer becomes when some of its inputs are gone.
+
+    Attributes:
+        weight: refitted, for all outputs, `[O, D']` in the type of the original weight.
+        constant: to be added to each output `[O]`, or None.
+    """
+
+    weight: Tensor
+    constant: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -43,6 +59,9 @@ class LayerLibrary:
     consumers: Mapping[str, Consumer]
     sliced: tuple[Frozen, ...]
     unranked: tuple[Frozen, ...] = ()
+    _pieces: dict[tuple[str, frozenset[int], int | None], Piece] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def build(self, architecture: Architecture) -> nn.Module:
         """The network of an architecture with refitted consumers, in evaluation mode.
@@ -57,11 +76,45 @@ class LayerLibrary:
             tensor = f"{name}.weight"
             gone = frozenset(removed.get((tensor, consumer.input_dim), ()))
             if gone or tensor in kernels:
-                weight, constant = consumer.refitted(consumer.kept(gone, kernels.get(tensor)))
-                rows = rest(len(weight), removed.get((tensor, 1 - consumer.input_dim), set()))
-                constant = None if constant is None else constant[rows]
-                install(modules, name, weight[rows], constant, consumer.norm)
+                piece = self.piece(name, gone, kernels.get(tensor))
+                lost = removed.get((tensor, 1 - consumer.input_dim), set())
+                rows = rest(len(piece.weight), lost)
+                constant = None if piece.constant is None else piece.constant[rows]
+                install(modules, name, piece.weight[rows], constant, consumer.norm)
         return small
+
+    def piece(self, name: str, gone: frozenset[int], kernel: int | None) -> Piece:
+        """The refitted weight of a consumer.
+
+        It is solved for once and remembered, unless several search layers decide what the
+        consumer reads: then there are too many combinations to keep.
+
+        Args:
+            name: path of its module.
+            gone: channels that are cut, counted within a group.
+            kernel: edge of the cropped kernel, or None.
+        """
+        key = (name, gone, kernel)
+        if key in self._pieces:
+            return self._pieces[key]
+        consumer = self.consumers[name]
+        weight, constant = consumer.refitted(consumer.kept(gone, kernel))
+        kind = consumer.weight.dtype
+        found = Piece(weight.to(kind), None if constant is None else constant.to(kind))
+        if self._readings[name] <= 1:
+            self._pieces[key] = found
+        return found
+
+    @cached_property
+    def _readings(self) -> Counter[str]:
+        """How many search layers decide which channels a module reads."""
+        groups = [layer.group for layer in self.space.layers if layer.group]
+        return Counter(
+            coupling.tensor.rpartition(".")[0]
+            for group in groups
+            for coupling in group.couplings
+            if coupling.role is Role.CONSUMED
+        )
 
 
 def install(

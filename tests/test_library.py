@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adapters.generic import GenericAdapter
+from compressor.consumers import Consumer
 from compressor.data import tensors_hash
 from compressor.library import make_library
 from compressor.refit import refit
@@ -192,3 +193,27 @@ def test_modules_that_are_never_called_are_left_alone() -> None:
     built = library.build(architecture)
     refit(model, built, library.space, architecture, EXAMPLE, images(1))
     assert bool(torch.isfinite(built(images(1)[0])).all())
+
+
+def test_a_candidate_is_put_together_from_what_was_solved_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, space = read(networks.Residual)
+    library = make_library(model, space, EXAMPLE, images(1))
+    low, high = space.smallest, middle(space)
+    first = [library.build(a).state_dict() for a in (low, high)]
+    monkeypatch.setattr(Consumer, "refitted", None)  # nothing is solved any more
+    mixed = tuple(low[i] if i % 2 else high[i] for i in range(len(low)))
+    library.build(mixed)
+    for architecture, before in zip((low, high), first, strict=True):
+        again = library.build(architecture).state_dict()
+        assert all(torch.equal(again[name], tensor) for name, tensor in before.items())
+
+
+def test_combinations_of_several_layers_are_not_kept() -> None:
+    model, space = read(networks.Dense)
+    library = make_library(model, space, EXAMPLE, images(1))
+    library.build(middle(space))
+    read_once = {name for name, _, _ in library._pieces}
+    assert "head" in read_once
+    assert "squeeze.0" not in read_once
