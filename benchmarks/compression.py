@@ -15,7 +15,7 @@ from types import ModuleType
 import compressor
 from benchmarks.support import environment, mean_spread, sample
 from compressor.budget import format_cost
-from compressor.evaluate import top1
+from compressor.judge import top1
 from compressor.progress import Event
 
 

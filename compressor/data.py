@@ -114,6 +114,32 @@ def steady(batches: Batches) -> Batches:
     return batches if plain or not isinstance(batches, Iterable) else _Steady(batches)
 
 
+def divided(calibration: Batches) -> tuple[Batches, Batches]:
+    """Three quarters to calibrate with, and a quarter to judge by, where only one set was given.
+
+    A network may not be judged by the images that its weights were refitted to.
+
+    Raises:
+        DataError: there is only one input.
+    """
+    batches = list(calibration)
+    judging = len(batches) // 4
+    if judging:
+        return batches[:-judging], batches[-judging:]
+    inputs, targets = split(batches[-1])
+    here = len(inputs[0]) - max(1, len(inputs[0]) // 4)
+    if here < 1:
+        raise DataError(
+            "calibration data must hold at least two inputs where no validation data is given, "
+            "one to calibrate with and one to judge by, but holds one; give more"
+        )
+    first, last = (
+        (tuple(x[part] for x in inputs), None if targets is None else targets[part])
+        for part in (slice(None, here), slice(here, None))
+    )
+    return [*batches[:-1], first], [last]
+
+
 def on(device: torch.device, tensors: Inputs) -> Inputs:
     """The tensors on a device."""
     return tuple(t.to(device) for t in tensors)

@@ -62,50 +62,6 @@ def _estimating(norms: list[_BatchNorm]) -> Iterator[None]:
                 norm.load_state_dict(state)
 
 
-def top1(model: nn.Module, validation: Batches) -> float:
-    """Share of validation images whose largest logit is the target, in 0..1.
-
-    Args:
-        model: returns logits `[N, classes]`; not touched.
-        validation: batches with integer targets `[N]`.
-
-    Raises:
-        DataError: the output is no logits, or targets are missing or of another length.
-    """
-    right = total = 0
-    with evaluating(model):
-        for batch in validation:
-            inputs, targets = split(batch)
-            logits = forward(model, on(device_of(model), inputs))
-            _check_classification(logits, targets)
-            assert targets is not None  # noqa: S101  (checked above; for the type checker)
-            right += int((logits.argmax(dim=1).cpu() == targets.cpu()).sum())
-            total += targets.shape[0]
-    if total == 0:
-        raise DataError("validation data must hold at least one batch, but is empty")
-    return right / total
-
-
-def _check_classification(logits: Any, targets: Tensor | None) -> None:
-    remedy = "define score(model) -> float, higher is better"
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise DataError(
-            f"the default score (top-1) reads logits [N, classes], but the model returned {got}; "
-            f"{remedy}"
-        )
-    if targets is None:
-        raise DataError(
-            "the default score (top-1) needs (inputs, targets) batches, but validation data "
-            f"holds inputs alone; add targets or {remedy}"
-        )
-    if targets.dim() != 1 or targets.shape[0] != logits.shape[0] or targets.is_floating_point():
-        raise DataError(
-            f"the default score (top-1) needs integer targets [{logits.shape[0]}], but got "
-            f"{targets.dtype} {list(targets.shape)}; {remedy}"
-        )
-
-
 def checked_score(score: Score, model: nn.Module, which: str = "the original network") -> float:
     """The score of a network on which a run depends, in evaluation mode; its modes come back.
 

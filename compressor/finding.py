@@ -9,13 +9,15 @@ from pathlib import Path
 
 from torch import nn
 
+from compressor.assembly import Assembler
 from compressor.budget import format_cost
 from compressor.cost import CostModel, Limit
 from compressor.delivery import ONNX, Found, measure_settings
-from compressor.errors import InfeasibleError
+from compressor.errors import DataError, InfeasibleError
 from compressor.export import export_base, export_onnx
 from compressor.finetune import best_score
 from compressor.journal import Journal
+from compressor.judge import make_judge
 from compressor.latency import LatencyCost
 from compressor.ledger import Known
 from compressor.library import LayerLibrary, make_library
@@ -24,10 +26,13 @@ from compressor.outcome import Candidate, Outcome, SearchResult
 from compressor.progress import Event, Progress
 from compressor.reading import Reading
 from compressor.request import Request, Stopwatch
-from compressor.scoring import Scorer
+from compressor.scoring import Recipes, Scorer
 from compressor.search import layer_nas
+from compressor.sensitivity import sensitivities
 from compressor.space import Architecture
 from compressor.timing import Schedule
+from compressor.trend import Hints
+from compressor.trials import few_images
 
 _CANDIDATE = Schedule(warmup=20, repeats=5, rounds=8, seconds=1.0)
 _CONFIRM = Schedule(rounds=20, seconds=4.0)
@@ -62,17 +67,25 @@ def find(
     library = _library(request, reading, watch, progress)
     # The library ranks the channels anew: the same costs, another choice of what to keep.
     reading = replace(reading, space=library.space)
+    recipes = Recipes(options.refit, options.score_epochs, options.seed)
+
+    def eligible(architecture: Architecture) -> bool:
+        """Whether the exact costs keep their limits."""
+        return all(b.cost(architecture) <= b.high for b in budgets if b.cost.monotone)
+
     scorer = Scorer(
-        request.model, reading.space, request.calibration, request.score, request.training,
-        options.score_epochs, options.seed, library if options.refit else None,
+        library, request.example, request.calibration, request.score, recipes,
+        training=request.training, eligible=eligible,
     )  # fmt: skip
+    costs = _costs(request, reading, journal, scorer)
+    budgets = resolve_budgets(request.budgets, costs, reading.space.original)
+    with watch.stage("sensitivity"):
+        hints = _hints(request, library, progress) if options.refit else None
     with watch.stage("search"):
-        costs = _costs(request, reading, journal, scorer)
-        budgets = resolve_budgets(request.budgets, costs, reading.space.original)
-        result = _search(request, reading, budgets, scorer, journal, progress)
+        result = _search(request, reading, budgets, scorer, journal, hints, progress)
         candidate = _confirmed(request, result, budgets)
     with watch.stage("refit"):
-        model, score = scorer.finish(candidate.architecture, request.example, progress)
+        model, score = scorer.finish(candidate.architecture, progress)
     epochs = options.finetune or options.score_epochs
     if epochs:
         with watch.stage("fine-tune"):
@@ -90,6 +103,21 @@ def _library(
             request.model, reading.space, request.example, request.calibration, progress,
             ranking=options.ranked_by, refit=options.refit,
         )  # fmt: skip
+
+
+def _hints(request: Request, library: LayerLibrary, progress: Progress) -> Hints | None:
+    """What each choice costs on its own, in agreement with the original; needs no labels.
+
+    None where the outputs cannot be compared, which only the user's own score can judge.
+    """
+    few = few_images(request.calibration)
+    assembler = Assembler(request.model, library.space, library.consumers)
+    try:
+        judge = make_judge("agreement", few, request.model)
+        return sensitivities(assembler, library.space, judge, request.example, progress)
+    except DataError as error:
+        progress(Event("sensitivity", 0, None, f"left out: {error}"))
+        return None
 
 
 def _costs(
@@ -121,10 +149,12 @@ def _search(
     budgets: Sequence[ResolvedBudget],
     scorer: Scorer,
     journal: Journal,
+    hints: Hints | None,
     progress: Progress,
 ) -> SearchResult:
     limits = [b.limit() for b in budgets]
     known = journal.outcomes()
+    scorer.resume(known)
     watcher = _Watcher(request.options.evaluations, limits, known, progress)
 
     def note(architecture: Architecture, outcome: Outcome) -> None:
@@ -141,6 +171,7 @@ def _search(
         known=known,
         on_outcome=note,
         names=[layer.name for layer in reading.space.layers],
+        hints=hints,
     )
 
 

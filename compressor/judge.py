@@ -46,6 +46,8 @@ class Judge:
         with evaluating(model):
             for number, inputs, targets in self.inputs(device_of(model)):
                 found.append(self.values(number, forward(model, inputs), targets))
+        if not found:
+            raise DataError("validation data must hold at least one batch, but is empty")
         return float(torch.cat(found).mean())
 
     def inputs(self, device: torch.device) -> Iterator[tuple[int, tuple[Tensor, ...], Any]]:
@@ -63,6 +65,19 @@ class Judge:
         reference = self.references[number] if self.references else None
         with torch.no_grad():
             return _VALUES[self.name](outputs, targets, reference).double().cpu()
+
+
+def top1(model: nn.Module, validation: Batches) -> float:
+    """Share of validation images whose largest logit is the target, in 0..1.
+
+    Args:
+        model: returns logits `[N, classes]`; not touched.
+        validation: batches with integer targets `[N]`.
+
+    Raises:
+        DataError: the output is no logits, or targets are missing or of another length.
+    """
+    return Judge("top1", validation)(model)
 
 
 def make_judge(name: str | None, validation: Batches, original: nn.Module) -> Judge:

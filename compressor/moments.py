@@ -6,6 +6,7 @@ memory is bounded by layer width and not by the number of images.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -37,6 +38,7 @@ class Moments:
         self._x = torch.zeros(groups, inputs, dtype=torch.float64)
         self._xy = torch.zeros(groups, inputs, outputs, dtype=torch.float64)
         self._y = torch.zeros(groups, outputs, dtype=torch.float64)
+        self._targets_only = False
 
     def add(self, x: Tensor, y: Tensor | None = None) -> None:
         """Adds patches `[G, n, D]` and their targets `[G, n, O / G]`.
@@ -47,13 +49,24 @@ class Moments:
         if self._shift is None:
             self._shift = x.mean(1, keepdim=True)
         x = x - self._shift
-        self.count += x.shape[1]
-        _add_square(self._xx, x)
-        self._x += x.sum(1).cpu()
+        if not self._targets_only:
+            self.count += x.shape[1]
+            _add_square(self._xx, x)
+            self._x += x.sum(1).cpu()
         if y is not None:
             y = _precise(y)
             self._xy += (x.mT @ y).cpu()
             self._y += y.sum(1).cpu()
+
+    def retargeted(self) -> Moments:
+        """The same patches without targets: what is added next gives targets alone.
+
+        The patches must then come again, all of them and in the same order.
+        """
+        again = copy.copy(self)
+        again._targets_only = True
+        again._xy, again._y = torch.zeros_like(self._xy), torch.zeros_like(self._y)
+        return again
 
     @property
     def mean(self) -> Tensor:

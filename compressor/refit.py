@@ -9,7 +9,7 @@ the other addend has drifted by. No labels, no gradients.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -36,6 +36,7 @@ from compressor.replay import Replay, trace_calls
 from compressor.space import Architecture, SearchSpace
 from compressor.tracing import Fate, trace_fates
 
+_ROUNDS = 3  # in which targets are set anew where a clip follows
 _SMALLEST_SLOPE = 1e-2  # of a BatchNorm channel through which drift is still sent back
 
 
@@ -96,7 +97,7 @@ class Refitter:
         cut = self._cut(architecture)
         names = [n for n in self._fates if self._can(n)]
         first = next((i for i, n in enumerate(names) if n in cut), len(names))
-        self._solve(small, architecture, names[first:], progress)
+        self._solve(small, architecture, names[first:], progress, _ROUNDS)
 
     def consumers(self, small: nn.Module, architecture: Architecture) -> tuple[str, ...]:
         """Refits only the layers that lost inputs; returns the modules that were changed.
@@ -115,6 +116,7 @@ class Refitter:
         architecture: Architecture,
         names: Sequence[str],
         progress: Progress,
+        rounds: int = 0,
     ) -> None:
         removed = self._space.removed(architecture)
         pair = Pair(self._original, Replay(small, self._calls), self._calls, self._seen)
@@ -126,7 +128,7 @@ class Refitter:
                 gone = removed.get((f"{name}.weight", dim), set())
                 rows = rest(cast(Tensor, module.weight).shape[dim], gone)
                 step = _Step(pair, name, self._fates[name], rows.to(device_of(small)))
-                step.solve(self._calibration)
+                step.solve(self._calibration, rounds)
                 progress(Event("refit", i + 1, len(names), name))
 
     def _can(self, name: str) -> bool:
@@ -152,27 +154,82 @@ class _Step:
     fate: Fate
     rows: Tensor
 
-    def solve(self, calibration: Batches) -> None:
-        """Solves for the weight and the constant, and installs both."""
-        small = self.pair.small.model
+    def solve(self, calibration: Batches, rounds: int) -> None:
+        """Solves for the weight and the constant, and installs both.
+
+        Args:
+            calibration: batches.
+            rounds: how often the targets are then set anew where a clip follows: what both
+                networks clip need not be equal.
+        """
         self._reset_norm()
-        module = small.get_submodule(self.name)
-        start = as_matrix(module, cast(Tensor, module.weight))
-        bias = cast("Tensor | None", module.bias)
+        module = self.pair.small.model.get_submodule(self.name)
+        start = as_matrix(module, cast(Tensor, module.weight)).cpu()
         groups, rows, size = matrix_shape(module)
         moments = Moments(groups, size, rows)
-        for number, batch in enumerate(calibration):
-            inputs = on(device_of(small), split(batch)[0])
-            was = self.pair.was(number, inputs, self.name, self.fate)
-            now = self.pair.now(number, inputs, self.name, self.fate)
+        for number, inputs in self._inputs(calibration):
+            was, now = self._seen(number, inputs)
             moments.observe(module, now.x, self._target(module, was, now))
-        constant = bias is not None or self.fate.norm is not None
-        weight, shift = solved(moments, start.cpu(), constant=constant)
+        constant = module.bias is not None or self.fate.norm is not None
+        shift = self._put(*solved(moments, start, constant=constant))
+        if self.fate.clip is None or not constant:
+            return
+        for _ in range(rounds):
+            again = moments.retargeted()
+            for number, inputs in self._inputs(calibration):
+                was, now = self._seen(number, inputs)
+                again.observe(module, now.x, self._clipped(module, was, now, shift))
+            self._reset_norm()
+            shift = self._put(*solved(again, start, constant=True))
+
+    def _inputs(self, calibration: Batches) -> Iterator[tuple[int, Inputs]]:
+        device = device_of(self.pair.small.model)
+        for number, batch in enumerate(calibration):
+            yield number, on(device, split(batch)[0])
+
+    def _seen(self, number: int, inputs: Inputs) -> tuple[Seen, Seen]:
+        was = self.pair.was(number, inputs, self.name, self.fate)
+        return was, self.pair.now(number, inputs, self.name, self.fate)
+
+    def _put(self, weight: Tensor, shift: Tensor) -> Tensor:
+        """Installs weight and constant; returns what the module itself does not add, `[O]`."""
+        small = self.pair.small.model
+        bias = cast("Tensor | None", small.get_submodule(self.name).bias)
+        outside = shift.flatten()
         if bias is not None:
-            shift = shift.flatten() - bias.double().cpu()
-        norm = None if bias is not None else self.fate.norm
+            bias.copy_(outside.to(bias))
+            outside = torch.zeros_like(outside)
         modules = dict(small.named_modules(remove_duplicate=False))
-        _install(modules, self.name, weight, shift if constant else None, norm)
+        _install(modules, self.name, weight, outside, None if bias is not None else self.fate.norm)
+        return outside
+
+    def _clipped(self, module: nn.Module, was: Seen, now: Seen, shift: Tensor) -> Tensor:
+        """Targets that leave alone what both networks clip on the same side.
+
+        Zhang et al., arXiv 1505.06798, section 3.2, take the nonlinearity into account likewise.
+        """
+        assert self.fate.clip is not None  # noqa: S101  (the caller asked)
+        low, high = self.fate.clip
+        channels = channel_dim(module, was.y)
+        y = was.y.index_select(channels, self.rows)
+        shape = [1] * y.dim()
+        shape[channels] = -1
+        answer = now.y + shift.to(now.y).reshape(shape)
+        slope, offset = self._slope(y, channels), self._offset(y, channels)
+        wanted, got = slope * y + offset, slope * answer + offset
+        both = ((wanted <= low) & (got <= low)) | ((wanted >= high) & (got >= high))
+        return torch.where(both, answer, (wanted.clamp(low, high) - offset) / slope)
+
+    def _offset(self, y: Tensor, channels: int) -> Tensor:
+        """What the original's BatchNorm gives for an output of 0, by the slope of `_slope`."""
+        shape = [1] * y.dim()
+        shape[channels] = -1
+        if self.fate.norm is None:
+            return torch.zeros(shape, device=y.device)
+        norm = cast(_BatchNorm, self.pair.original.model.get_submodule(self.fate.norm))
+        assert norm.running_mean is not None  # noqa: S101  (recalibrated like the original's)
+        mean, bias = norm.running_mean[self.rows], norm.bias[self.rows]
+        return bias.reshape(shape) - self._slope(y, channels) * mean.reshape(shape)
 
     def _reset_norm(self) -> None:
         """Targets are the original's outputs, so they are normalised as the original's were."""
@@ -212,33 +269,14 @@ class _Step:
 
 
 def _install(
-    modules: Mapping[str, nn.Module],
-    name: str,
-    weight: Tensor,
-    constant: Tensor | None,
-    norm: str | None,
+    modules: Mapping[str, nn.Module], name: str, weight: Tensor, constant: Tensor, norm: str | None
 ) -> None:
-    """Puts a refitted weight into a module, and the constant after it.
-
-    Args:
-        modules: path to module.
-        name: path of the module.
-        weight: new weight as a matrix, `[O, D]` or `[G, O / G, D]`.
-        constant: to be added to each output, or None.
-        norm: path of the BatchNorm that takes the constant up; None where the bias does.
-    """
+    """Puts a refitted weight, as a matrix, into a module, and the constant into the BatchNorm."""
     module = modules[name]
-    with torch.no_grad():
-        target = cast(Tensor, module.weight)
-        target.copy_(from_matrix(module, weight))
-        if constant is None:
-            return
-        if norm is None:
-            cast(Tensor, module.bias).add_(constant.flatten().to(target))
-            return
-        mean = cast("Tensor | None", modules[norm].running_mean)
-        if mean is not None:  # statistics of the batch itself take any constant away
-            mean.sub_(constant.flatten().to(target))
+    cast(Tensor, module.weight).copy_(from_matrix(module, weight))
+    mean = None if norm is None else cast("Tensor | None", modules[norm].running_mean)
+    if mean is not None:  # statistics of the batch itself take any constant away
+        mean.sub_(constant.to(mean))
 
 
 def solved(moments: Moments, start: Tensor, *, constant: bool) -> tuple[Tensor, Tensor]:

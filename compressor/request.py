@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -13,9 +12,10 @@ from torch import nn
 
 from compressor.budget import Budget, parse_budgets
 from compressor.counting import evaluating, forward
-from compressor.data import Batches, Inputs, as_inputs, device_of, keep, on, split, steady
+from compressor.data import Batches, Inputs, as_inputs, device_of, divided, keep, on, split, steady
 from compressor.errors import DataError, UsageError
-from compressor.evaluate import Score, top1
+from compressor.evaluate import Score
+from compressor.judge import make_judge
 from compressor.measure import check_provider
 from compressor.ranking import check_ranking
 
@@ -71,9 +71,9 @@ class Request:
         example: inputs `[N, …]`.
         budgets: limits that hold together.
         calibration: batches for BatchNorm statistics and for comparing ONNX with torch.
-        validation: batches of the default score, or None where the user's own score judges.
+        validation: batches that a `Judge` shows; None where the user's own score judges.
         training: batches for fine-tuning, or None.
-        score: judges a network, higher is better.
+        score: judges a network, higher is better; a `Judge`, or the user's own function.
         options: settings.
     """
 
@@ -94,7 +94,7 @@ def make_request(
     calibration: Any,
     validation: Any,
     training: Any,
-    score: Score | None,
+    score: Score | str | None,
     options: Options,
 ) -> Request:
     """Checks everything that can be checked without work.
@@ -105,37 +105,25 @@ def make_request(
     if not isinstance(model, nn.Module):
         raise DataError(f"the model must be a torch.nn.Module, but got {type(model).__name__}")
     check_provider(options.provider)
-    judged_on = None if score is not None else _validation(validation)
-    request = Request(
-        model=model,
-        example=on(device_of(model), as_inputs(example_input)),
-        budgets=parse_budgets(budget),
-        calibration=keep(steady(calibration), "calibration data"),
-        training=None if training is None else keep(training, "training data"),
-        validation=judged_on,
-        score=score if score is not None else partial(top1, validation=judged_on or ()),
-        options=options,
-    )
-    _try_batch(request)
-    return request
+    example = on(device_of(model), as_inputs(example_input))
+    budgets = parse_budgets(budget)
+    calibrating = keep(steady(calibration), "calibration data")
+    own = callable(score)
+    if not own and validation is None:
+        calibrating, validation = divided(calibrating)
+    judged_on = None if own else keep(steady(validation), "validation data")
+    kept = None if training is None else keep(training, "training data")
+    _try_batch(model, example, calibrating)
+    judging = score if callable(score) else make_judge(score, judged_on or (), model)
+    return Request(model, example, budgets, calibrating, judged_on, kept, judging, options)
 
 
-def _validation(validation: Any) -> Batches:
-    if validation is None:
-        raise DataError(
-            "a network is judged on validation data or by a score, but neither was given; pass "
-            "validation=batches of (inputs, targets), or score=function(model) -> float"
-        )
-    return keep(steady(validation), "validation data")
-
-
-def _try_batch(request: Request) -> None:
+def _try_batch(model: nn.Module, example: Inputs, calibration: Batches) -> None:
     """The example and a calibration batch must fit the network, before anything is started."""
-    device = device_of(request.model)
-    with evaluating(request.model):
-        forward(request.model, request.example)
-        inputs, _ = split(next(iter(request.calibration)))
-        forward(request.model, on(device, inputs))
+    with evaluating(model):
+        forward(model, example)
+        inputs, _ = split(next(iter(calibration)))
+        forward(model, on(device_of(model), inputs))
 
 
 class Stopwatch:

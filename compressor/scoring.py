@@ -1,87 +1,131 @@
-"""From an architecture to a score: materialise, recalibrate, score."""
+"""From an architecture to a score, and from the one that was chosen to a network."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
 
+from compressor.assembly import Assembler
 from compressor.data import Batches, Inputs
 from compressor.evaluate import Score, as_number, checked_score, recalibrate
 from compressor.finetune import Recipe, best_score, fine_tune
+from compressor.ledger import Known
 from compressor.library import LayerLibrary
 from compressor.progress import Progress, silent
-from compressor.refit import refit
-from compressor.space import Architecture, SearchSpace
+from compressor.refit import Refitter
+from compressor.space import Architecture
 from compressor.structure import materialise
+from compressor.trials import Trials, few_images
 
 
 @dataclass(frozen=True)
-class Scorer:
-    """Scores architectures of one network; higher is better.
+class Recipes:
+    """How networks are made from what was cut.
 
     Attributes:
-        model: the original network; also the teacher.
-        space: its search space.
-        calibration: batches for BatchNorm statistics.
-        score: judges a network.
-        training: batches for fine-tuning, or None.
-        epochs: fine-tuning before each score (the paper's way; 0 scores right after cutting
-            and recalibrating).
-        seed: of the fine-tuning.
-        library: refitted weights, or None to keep the original's.
+        refit: whether weights are refitted; otherwise BatchNorm is recalibrated.
+        epochs: fine-tuning before each score (the paper's way); 0 scores without training.
+        seed: of fine-tuning.
     """
 
-    model: nn.Module
-    space: SearchSpace
-    calibration: Batches
-    score: Score
-    training: Batches | None = None
+    refit: bool = True
     epochs: int = 0
     seed: int = 0
-    library: LayerLibrary | None = None
+
+
+class Scorer:
+    """Scores architectures of one network, higher is better; the same one always the same.
+
+    Attributes:
+        library: the original network, its search space with ranked channels, what can be refitted.
+    """
+
+    def __init__(
+        self,
+        library: LayerLibrary,
+        example: Inputs,
+        calibration: Batches,
+        score: Score,
+        recipes: Recipes,
+        *,
+        training: Batches | None = None,
+        eligible: Callable[[Architecture], bool] = lambda _: True,
+    ) -> None:
+        """Prepares what all candidates share.
+
+        Args:
+            library: from `make_library`.
+            example: inputs `[N, …]`.
+            calibration: batches for refits and BatchNorm statistics.
+            score: judges a network; a `Judge` is asked image by image.
+            recipes: how networks are made.
+            training: batches for fine-tuning; without, the calibration batches serve.
+            eligible: whether an architecture may be what others are compared with.
+        """
+        self.library = library
+        self._example, self._calibration, self._training = example, calibration, training
+        self._score, self._recipes = score, recipes
+        self._trials: Trials | None = None
+        if recipes.refit and not recipes.epochs:
+            assembler = Assembler(library.model, library.space, library.consumers)
+            few = few_images(calibration)
+            refitter = Refitter(library.model, library.space, example, few, remember=True)
+            self._trials = Trials(assembler, refitter, score, eligible)
+
+    def resume(self, known: Known) -> None:
+        """Takes over what an interrupted run has found out."""
+        if self._trials is not None:
+            self._trials.resume(known)
 
     def __call__(self, architecture: Architecture) -> float:
-        """Builds the network of an architecture and scores it."""
+        """The score of an architecture."""
+        if self._trials is not None:
+            return self._trials(architecture)
         model = self.build(architecture)
-        if self.epochs:
-            _, scores = self.tuned(model, self.epochs)
-            return best_score(scores)
-        return as_number(self.score(model))
+        if self._recipes.epochs:
+            return best_score(self.tuned(model, self._recipes.epochs)[1])
+        return as_number(self._score(model))
 
     def build(self, architecture: Architecture) -> nn.Module:
-        """The network, refitted from the library, with BatchNorm statistics of its own."""
-        if self.library is not None:
+        """The network from the library or cut, with BatchNorm statistics of its own."""
+        if self._recipes.refit:
             model = self.library.build(architecture)
         else:
-            model = materialise(self.model, self.space, architecture).eval().requires_grad_(False)
-        recalibrate(model, self.calibration)
+            cut = materialise(self.library.model, self.library.space, architecture)
+            model = cut.eval().requires_grad_(False)
+        recalibrate(model, self._calibration)
         return model
 
     def finish(
-        self, architecture: Architecture, example: Inputs, progress: Progress = silent
+        self, architecture: Architecture, progress: Progress = silent
     ) -> tuple[nn.Module, float]:
         """The network as well as it gets without training, and its score.
 
-        With a library it is refitted once more in sequence. Whether BatchNorm statistics of its
-        own help after that differs from network to network, so the score decides.
+        It is refitted once more, all layers in sequence, on all calibration images. Whether
+        BatchNorm statistics of its own help after that differs from network to network, so the
+        score decides.
 
         Raises:
             DataError: the score fails on the network.
         """
         plain = self.build(architecture)
-        if self.library is None:
+        if not self._recipes.refit:
             return plain, self._checked(plain)
         refitted = self.library.build(architecture)
-        refit(self.model, refitted, self.space, architecture, example, self.calibration, progress)
+        refitter = Refitter(
+            self.library.model, self.library.space, self._example, self._calibration
+        )
+        refitter.whole(refitted, architecture, progress)
         corrected = copy.deepcopy(refitted)
-        recalibrate(corrected, self.calibration)
+        recalibrate(corrected, self._calibration)
         scored = [(model, self._checked(model)) for model in (refitted, corrected, plain)]
         return max(scored, key=lambda pair: pair[1])
 
     def _checked(self, model: nn.Module) -> float:
-        return checked_score(self.score, model, "the network that was found")
+        return checked_score(self._score, model, "the network that was found")
 
     def tuned(
         self, model: nn.Module, epochs: int, progress: Progress = silent
@@ -90,6 +134,6 @@ class Scorer:
 
         Without training data the calibration batches serve: the teacher's answers need no labels.
         """
-        batches = self.calibration if self.training is None else self.training
-        recipe = Recipe(epochs, seed=self.seed)
-        return fine_tune(model, self.model, batches, self.score, recipe, progress)
+        batches = self._calibration if self._training is None else self._training
+        recipe = Recipe(epochs, seed=self._recipes.seed)
+        return fine_tune(model, self.library.model, batches, self._score, recipe, progress)

@@ -11,6 +11,7 @@ from compressor.ledger import Known, OnOutcome, Score, open_ledger
 from compressor.outcome import Executor, SearchResult
 from compressor.published import Published
 from compressor.settings import SearchSettings
+from compressor.trend import Hints
 
 __all__ = ["SearchSettings", "layer_nas"]
 
@@ -29,6 +30,7 @@ def layer_nas(  # noqa: PLR0913
     known: Known | None = None,
     on_outcome: OnOutcome | None = None,
     names: Sequence[str] | None = None,
+    hints: Hints | None = None,
 ) -> SearchResult:
     """Finds the best network within the limits.
 
@@ -47,6 +49,8 @@ def layer_nas(  # noqa: PLR0913
         known: outcomes of an interrupted run; they count, but are not scored again.
         on_outcome: called with each new outcome as soon as it is there; may raise.
         names: names of the layers for messages.
+        hints: for each layer what each of its options costs on its own, on any scale, lower is
+            better; the guided strategy starts from there.
 
     Raises:
         InfeasibleError: no network within the limits, before anything is scored.
@@ -71,6 +75,6 @@ def layer_nas(  # noqa: PLR0913
     if settings.strategy == "published":
         Published(ledger, settings, rng).run()
         return ledger.result()
-    guided = Guided(ledger, settings, rng)
+    guided = Guided(ledger, settings, rng, hints)
     guided.run()
     return ledger.result(None if settings.deterministic else guided.expected)

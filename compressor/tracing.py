@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ _aten = torch.ops.aten
 _PRODUCTS = {_aten.convolution, _aten.addmm, _aten.mm, _aten.linear}
 _NORMS = {_aten.native_batch_norm, _aten._native_batch_norm_legit_no_training, _aten.batch_norm}
 _SUMS = {_aten.add, _aten.add_}
+_CLIPS = {_aten.relu, _aten.relu_, _aten.hardtanh, _aten.hardtanh_}
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,15 @@ class Fate:
             output to something else; None where there is none.
         position: which operand of that sum the *other* addend is.
         calls: how often a forward pass applies the module.
+        clip: between which two numbers the (normalised) output is clipped next, as by a ReLU;
+            None where it is not.
     """
 
     norm: str | None = None
     addend: int | None = None
     position: int = 0
     calls: int = 1
+    clip: tuple[float, float] | None = None
 
 
 class FateTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -63,7 +68,21 @@ class FateTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
         elif packet in _SUMS:
             self._sum(args)
             self._sums += 1
+        else:
+            self._other(func, args)
         return out
+
+    def _other(self, func: Any, args: Any) -> None:
+        """Notes a clip; what is changed in place is no longer the module's output."""
+        first = id(args[0]) if args else 0
+        made = self._made.get(first)
+        if made is None:
+            return
+        fate = self.fates[made[0]]
+        if func.overloadpacket in _CLIPS and fate.addend is None and fate.calls == 1:
+            self.fates[made[0]] = replace(fate, clip=_bounds(func.overloadpacket, args))
+        if func._schema.is_mutable:
+            del self._made[first]
 
     def _product(self, args: Any, out: Tensor) -> None:
         for operand in args:
@@ -95,7 +114,16 @@ class FateTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
         if known:
             _, position, name = max(known)
             fate = self.fates[name]
-            self.fates[name] = Fate(fate.norm, self._sums - self._sums_before[name], 1 - position)
+            number = self._sums - self._sums_before[name]
+            self.fates[name] = Fate(fate.norm, number, 1 - position)
+
+
+def _bounds(packet: Any, args: Any) -> tuple[float, float]:
+    if packet in (_aten.relu, _aten.relu_):
+        return 0.0, math.inf
+    low = args[1] if len(args) > 1 else -1.0
+    high = args[2] if len(args) > 2 else 1.0
+    return float(low), float(high)
 
 
 def trace_fates(model: nn.Module, example: Inputs) -> dict[str, Fate]:

@@ -7,22 +7,45 @@ judge until it is clear that it is worse than the best one so far.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from compressor.assembly import Assembler
 from compressor.counting import evaluating
-from compressor.data import device_of
+from compressor.data import Batches, Inputs, device_of, split
+from compressor.evaluate import Score, as_number
 from compressor.judge import Judge
-from compressor.outcome import Outcome
+from compressor.ledger import Known
 from compressor.refit import Refitter
 from compressor.space import Architecture
 
+_IMAGES = 128  # that candidates are refitted to
 _ENOUGH = 200  # images before a candidate may be given up
 _SURE = 4.0  # standard errors by which it must then be worse
+
+
+def few_images(calibration: Batches) -> list[Inputs]:
+    """The first inputs of the calibration data, as many as tell candidates apart."""
+    found: list[Inputs] = []
+    left = _IMAGES
+    for batch in calibration:
+        inputs, _ = split(batch)
+        size = inputs[0].shape[0] if inputs[0].dim() else 1
+        whole = size <= left
+        found.append(inputs if whole else tuple(_first(x, size, left) for x in inputs))
+        left -= size
+        if left <= 0:
+            break
+    return found
+
+
+def _first(x: Tensor, size: int, count: int) -> Tensor:
+    """The first of a batch; what has no batch dimension stays whole."""
+    return x[:count] if x.dim() and x.shape[0] == size else x
 
 
 class Trials:
@@ -40,7 +63,7 @@ class Trials:
         self,
         assembler: Assembler,
         refitter: Refitter,
-        judge: Judge,
+        judge: Score,
         eligible: Callable[[Architecture], bool],
     ) -> None:
         """Remembers nothing yet.
@@ -48,7 +71,7 @@ class Trials:
         Args:
             assembler: makes the candidates.
             refitter: refits them.
-            judge: scores them.
+            judge: scores them; a `Judge` image by image, any other function in one go.
             eligible: whether an architecture may be what others are compared with.
         """
         self.images = 0
@@ -59,9 +82,10 @@ class Trials:
         self._best: tuple[float, Tensor] | None = None
         self._remembered: Architecture | None = None
 
-    def resume(self, known: Mapping[Architecture, Outcome]) -> None:
+    def resume(self, known: Known) -> None:
         """Takes the best of an interrupted run as the one to compare with."""
-        scored = [(o.score, a) for a, o in known.items() if o.score is not None]
+        first = [(a, outcomes[0]) for a, outcomes in known.items() if outcomes]
+        scored = [(o.score, a) for a, o in first if o.score is not None]
         eligible = [(score, a) for score, a in scored if self._eligible(a)]
         # Among equals the earliest, as if the run had not been interrupted.
         self._remembered = max(eligible, key=lambda pair: pair[0])[1] if eligible else None
@@ -81,6 +105,9 @@ class Trials:
 
     def _scored(self, architecture: Architecture) -> float:
         network = self.network(architecture)
+        if not isinstance(self._judge, Judge):
+            # Someone else's function may train or change what it is given.
+            return as_number(self._judge(copy.deepcopy(network)))
         values: list[Tensor] = []
         with evaluating(network), torch.no_grad():
             for number, inputs, targets in self._judge.inputs(device_of(network)):

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from compressor.data import as_inputs, batches_hash, keep, split, steady, tensors_hash
 from compressor.errors import DataError
-from compressor.evaluate import attempt, checked_score, recalibrate, top1
+from compressor.evaluate import attempt, checked_score, recalibrate
+from compressor.judge import top1
 from tests import networks
 
 

@@ -175,8 +175,8 @@ def test_the_figures_are_those_of_the_network(real: dict[str, Any]) -> None:
     result = real["result"]
     best = result.summary.best
     assert best.params == sum(p.numel() for p in result.model.parameters())
-    assert best.score == compressor.evaluate.top1(result.model, data(1))
-    assert result.summary.base.score == compressor.evaluate.top1(real["net"], data(1))
+    assert best.score == compressor.judge.top1(result.model, data(1))
+    assert result.summary.base.score == compressor.judge.top1(real["net"], data(1))
     assert result.summary.evaluations == len(result.summary.scored) == 6
     costs = [p.madds for p in result.frontier]
     scores = [p.score for p in result.frontier]
@@ -215,7 +215,8 @@ def test_exporting_again_keeps_what_the_file_says(real: dict[str, Any]) -> None:
 
 def test_progress_tells_every_stage(real: dict[str, Any]) -> None:
     stages = list(dict.fromkeys(e.stage for e in real["events"]))
-    assert stages == ["read", "verify", "library", "search", "refit", "fine-tune", "export"]
+    wanted = ["read", "verify", "library", "sensitivity", "search", "refit"]
+    assert stages == [*wanted, "fine-tune", "export"]
     search = [e for e in real["events"] if e.stage == "search"]
     assert [e.done for e in search] == list(range(7))
     assert "best score in budget" in search[-1].note
@@ -500,14 +501,17 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "score raises": ({"score": failing}, DataError, "ZeroDivisionError: no images"),
     "score is NaN": ({"score": lambda _: math.nan}, DataError, "finite number"),
     "score is text": ({"score": lambda _: "good"}, DataError, "returned 'good'"),
-    "nothing to judge by": ({"score": None}, DataError, "neither was given"),
+    "nothing to judge by": (
+        {"validation": None, "calibration": [data()[0][0][:1]]}, DataError, "at least two inputs",
+    ),
+    "no such score": ({"score": "best"}, UsageError, "must be one of top1, loss, agreement"),
     "no model": ({"model": model}, DataError, "must be a torch.nn.Module"),
     "no example": ({"example_input": 3}, DataError, "example input must be a tensor"),
     "wrong example": ({"example_input": torch.zeros(1, 5, 8, 8)}, DataError, r"\[1, 5, 8, 8\]"),
     "no calibration": ({"calibration": []}, DataError, "calibration data .* is empty"),
     "wrong calibration": ({"calibration": [torch.zeros(2, 9)]}, DataError, r"\[2, 9\]"),
     "no validation": ({"validation": []}, DataError, "validation data .* is empty"),
-    "no labels": ({"validation": [data()[0][0]]}, DataError, "inputs alone"),
+    "no labels": ({"validation": [data()[0][0]], "score": "top1"}, DataError, "inputs alone"),
     "no training": ({"training": []}, DataError, "training data .* is empty"),
     "no evaluations": ({"evaluations": 0}, UsageError, "evaluations must be at least 1"),
     "minus one epoch": ({"finetune": -1}, UsageError, "finetune must be at least 0"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import compressor
 from benchmarks.support import sample
-from compressor.evaluate import top1
+from compressor.judge import top1
 from compressor.result import RunSummary
 from tests.test_cli import call
 

@@ -13,7 +13,7 @@ import torch
 import compressor
 from benchmarks.support import sample
 from compressor import delivery
-from compressor.evaluate import top1
+from compressor.judge import top1
 from compressor.timing import Schedule
 
 
