@@ -223,9 +223,9 @@ class _Step:
     def _offset(self, y: Tensor, channels: int) -> Tensor:
         """What the original's BatchNorm gives for an output of 0, by the slope of `_slope`."""
         shape = [1] * y.dim()
-        shape[channels] = -1
         if self.fate.norm is None:
             return torch.zeros(shape, device=y.device)
+        shape[channels] = -1
         norm = cast(_BatchNorm, self.pair.original.model.get_submodule(self.fate.norm))
         assert norm.running_mean is not None  # noqa: S101  (recalibrated like the original's)
         mean, bias = norm.running_mean[self.rows], norm.bias[self.rows]
