@@ -13,7 +13,7 @@ import pytest
 from benchmarks.peers import __main__ as command
 from benchmarks.peers import environment, protocol
 from benchmarks.peers.protocol import Attempt, Judged, Made, Request, Row, Timing
-from benchmarks.peers.rows import make_row, run_child, with_timings
+from benchmarks.peers.rows import caller, make_row, run_child, with_timings
 from benchmarks.peers.table import markdown
 from benchmarks.peers.target import reach
 
@@ -137,6 +137,32 @@ def test_nothing_of_an_earlier_run_is_taken_for_this_one(tmp_path: Path) -> None
 
 def test_without_the_original_nothing_is_timed(tmp_path: Path) -> None:
     assert with_timings([row()], [tmp_path], 1) == [row()]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param("original", marks=pytest.mark.sweep),
+        "ours",
+        pytest.param("torch-pruning-global", marks=pytest.mark.sweep),
+    ],
+)
+def test_a_row_from_start_to_end(method: str, tmp_path: Path) -> None:
+    """With the tools that the tests have anyway, on the network of the demo."""
+    request = Request("digits", method, "madds=50%", finetune=1, evaluations=2)
+    found = make_row(request, tmp_path / "row", caller(Path(sys.executable), 1, 300))
+    assert found.reason == ""
+    assert found.made is not None
+    assert found.judged is not None
+    shares = (1.0, 1.0) if method == "original" else (0.485, 0.505)
+    assert shares[0] <= found.made.madds_share <= shares[1]
+    assert found.made.score_calls == (2 if method == "ours" else 0)
+    assert found.made.memory_mib >= found.made.memory_before_mib > 50
+    assert found.judged.finetuned is not None
+    assert found.judged.finetuned >= 90
+    (timed,) = with_timings([found], [tmp_path / "row"], 1)
+    assert timed.timing is not None
+    assert timed.timing.ratio == 1.0
 
 
 # --- the table -------------------------------------------------------------------------------
