@@ -33,12 +33,15 @@ class GenericAdapter:
     Attributes:
         divisor: widths are multiples of this, or of a smaller power of two in layers that are
             too narrow to offer four such widths.
-        least: smallest width as a share of the original.
+        least: smallest width in multiples of the divisor, as a share of the original.
+        stub: one width below those, as a share of the original, in multiples of half the divisor:
+            nearly drops what the layer does, as deep networks allow in some places.
         most_widths: wide layers take a multiple of the divisor so that no more are offered.
     """
 
     divisor: int = 8
     least: float = 0.25
+    stub: float = 0.125
     most_widths: int = 16
 
     def read(self, model: nn.Module, example: tuple[Tensor, ...]) -> SearchSpace:
@@ -68,7 +71,9 @@ class GenericAdapter:
         while (width - width * self.least) / step >= self.most_widths:
             step *= 2
         first = max(1, math.ceil(width * self.least / step)) * step
-        return [*range(first, width, step), width]
+        half = math.lcm(max(1, divisor // 2), per_unit)
+        stub = max(1, math.ceil(width * self.stub / half)) * half
+        return [*([stub] if stub < min(first, width) else []), *range(first, width, step), width]
 
 
 class _Reading:

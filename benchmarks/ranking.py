@@ -19,7 +19,8 @@ from torch import nn
 from benchmarks.support import environment, sample
 from compressor.coupling import Role
 from compressor.data import as_inputs
-from compressor.evaluate import recalibrate, top1
+from compressor.evaluate import recalibrate
+from compressor.judge import top1
 from compressor.library import LayerLibrary, make_library
 from compressor.ranking import RANKINGS
 from compressor.reading import Reading, read_network

@@ -20,9 +20,11 @@ _PACKAGES = ("torch", "torch-pruning", "onnx", "onnxruntime", "numpy", "torchvis
 
 
 def sample(name: str) -> ModuleType:
-    """A sample as a module."""
+    """A sample as a module; what lies beside it can be imported, as for the command line."""
     if name.startswith("imagenet"):
         torchvision()
+    if str(SAMPLES) not in sys.path:
+        sys.path.insert(0, str(SAMPLES))
     spec = importlib.util.spec_from_file_location(name, SAMPLES / f"{name}.py")
     assert spec is not None  # noqa: S101  (the file is part of this repository)
     assert spec.loader is not None  # noqa: S101

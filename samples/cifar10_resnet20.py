@@ -126,11 +126,15 @@ def images(part: str, first: int, last: int, **how: int | bool) -> Images:
     return Images(torch.from_numpy(pixels.copy()), torch.from_numpy(labels.astype(np.int64)), **how)
 
 
-def build_model() -> nn.Module:
-    model = ResNet(3)
-    state = torch.load(WEIGHTS, map_location="cpu", weights_only=True)
-    model.load_state_dict(state)
+def pretrained(blocks: int, weights: Path) -> nn.Module:
+    """The network of 6 * `blocks` + 2 layers with the weights of a file."""
+    model = ResNet(blocks)
+    model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     return model.eval()
+
+
+def build_model() -> nn.Module:
+    return pretrained(3, WEIGHTS)
 
 
 def example_input() -> Tensor:

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 import compressor
-from benchmarks.support import sample
+from benchmarks.support import SAMPLES, sample
+from cli.resolve import resolve_target
 from compressor import delivery
+from compressor.counting import count
 from compressor.judge import top1
 from compressor.timing import Schedule
 
@@ -52,6 +54,27 @@ def test_resnet20_keeps_its_accuracy_at_half_the_madds_without_training(tmp_path
     assert top1(result.model, held_out) >= 0.75
     loaded = compressor.load(tmp_path / "run", cifar.build_model())
     assert top1(loaded, held_out) == top1(result.model, held_out)
+
+
+def test_resnet56_is_the_deeper_resnet20_with_data_of_its_own() -> None:
+    cifar = available("cifar10_resnet56")
+    model = cifar.build_model()
+    counted = count(model, (cifar.example_input(),))
+    assert (counted.madds, counted.params) == (125_485_696, 853_018)
+    calibration = torch.cat(cifar.calibration_data())
+    assert calibration.shape == (1024, 3, 32, 32)
+    decide = torch.cat([x for x, _ in cifar.validation_data()])
+    assert decide.shape[0] == 2000
+    shared = {x.numpy().tobytes() for x in calibration} & {x.numpy().tobytes() for x in decide}
+    assert not shared
+    assert top1(model, cifar.images("test", 0, 250)) >= 0.92
+
+
+def test_resnet56_is_a_target_of_the_command_line() -> None:
+    available("cifar10_resnet56")
+    target = resolve_target(str(SAMPLES / "cifar10_resnet56.py"))
+    assert sum(len(x) for x in target.calibration) == 1024
+    assert target.training is not None
 
 
 def test_mobilenet_reaches_its_budget(tmp_path: Path) -> None:
@@ -95,3 +118,9 @@ def test_resnet20_sample_on_all_its_data(tmp_path: Path) -> None:
     )
     assert top1(cifar.build_model(), cifar.test_data()) == pytest.approx(0.9173)
     assert top1(result.model, cifar.test_data()) >= 0.8
+
+
+@pytest.mark.sweep
+def test_resnet56_sample_before_compression() -> None:
+    cifar = available("cifar10_resnet56")
+    assert top1(cifar.build_model(), cifar.test_data()) == pytest.approx(0.9339)
