@@ -92,14 +92,21 @@ class Moments:
         found = (self._xy / self.count).baddbmm_(off, target, alpha=-1)
         return found if centred else found.baddbmm_(self.mean[:, :, None], target)
 
-    def observe(self, module: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
-        """Adds what the module reads of its input `[N, …]`, and targets of its output's shape."""
+    def observe(self, module: nn.Module, x: Tensor, y: Tensor | None = None, step: int = 1) -> None:
+        """Adds what the module reads of its input `[N, …]`, and targets of its output's shape.
+
+        Args:
+            module: reads `x`.
+            x: its input.
+            y: targets, or None.
+            step: of the positions, only every so many along each spatial dimension.
+        """
         each = max(1, patch_numbers(module, x[:1]))
         step = max(1, _AT_ONCE // each)
         for start in range(0, len(x), step):
             part = slice(start, start + step)
-            target = None if y is None else outputs(module, y[part])
-            self.add(patches(module, x[part]), target)
+            target = None if y is None else outputs(module, y[part], step)
+            self.add(patches(module, x[part], step), target)
 
 
 def collect(model: nn.Module, names: Iterable[str], calibration: Batches) -> dict[str, Moments]:

@@ -79,12 +79,18 @@ def from_matrix(module: nn.Module, matrix: Tensor) -> Tensor:
     return split.transpose(1, 2).reshape(weight.shape)
 
 
-def patches(module: nn.Module, x: Tensor) -> Tensor:
-    """Everything that the module reads, `[G, positions, D]`, D in the order of `as_matrix`."""
+def patches(module: nn.Module, x: Tensor, step: int = 1) -> Tensor:
+    """What the module reads, `[G, positions, D]`, D in the order of `as_matrix`.
+
+    Args:
+        module: a layer for which `refittable` has no objection.
+        x: its input.
+        step: of the positions, only every so many along each spatial dimension.
+    """
     if not isinstance(module, _ConvNd):
         return x.reshape(1, -1, x.shape[-1])
     n = len(module.kernel_size)
-    windows = _windows(module, x)
+    windows = _windows(module, x)[(slice(None), slice(None), *(slice(None, None, step),) * n)]
     if isinstance(module, _ConvTransposeNd):
         # It is a convolution over the spread input with its kernel turned around.
         windows = windows.flip([*range(n + 2, 2 * n + 2)])
@@ -100,11 +106,13 @@ def patch_numbers(module: nn.Module, x: Tensor) -> int:
     return (_windows(module, x) if isinstance(module, _ConvNd) else x).numel()
 
 
-def outputs(module: nn.Module, y: Tensor) -> Tensor:
+def outputs(module: nn.Module, y: Tensor, step: int = 1) -> Tensor:
     """Outputs of the module as `[G, positions, O / G]`, in the order of `patches`."""
     if not isinstance(module, _ConvNd):
         return y.reshape(1, -1, y.shape[-1])
-    split = _split(_batched(module, y), module.groups).flatten(3)  # N, G, O / G, L
+    n = len(module.kernel_size)
+    some = _batched(module, y)[(slice(None), slice(None), *(slice(None, None, step),) * n)]
+    split = _split(some.contiguous(), module.groups).flatten(3)  # N, G, O / G, L
     return split.permute(1, 0, 3, 2).flatten(1, 2)
 
 

@@ -9,7 +9,7 @@ the other addend has drifted by. No labels, no gradients.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -37,6 +37,7 @@ from compressor.space import Architecture, SearchSpace
 from compressor.tracing import Fate, trace_fates
 
 _ROUNDS = 3  # in which targets are set anew where a clip follows
+_PATCHES, _PATCHES_EACH = 1 << 14, 24  # enough to tell candidates apart: in all, for each input
 _SMALLEST_SLOPE = 1e-2  # of a BatchNorm channel through which drift is still sent back
 
 
@@ -127,7 +128,8 @@ class Refitter:
                 dim = 1 - input_dim(module)
                 gone = removed.get((f"{name}.weight", dim), set())
                 rows = rest(cast(Tensor, module.weight).shape[dim], gone)
-                step = _Step(pair, name, self._fates[name], rows.to(device_of(small)))
+                rows = rows.to(device_of(small))
+                step = _Step(pair, name, self._fates[name], rows, roughly=not rounds)
                 step.solve(self._calibration, rounds)
                 progress(Event("refit", i + 1, len(names), name))
 
@@ -153,6 +155,7 @@ class _Step:
     name: str
     fate: Fate
     rows: Tensor
+    roughly: bool
 
     def solve(self, calibration: Batches, rounds: int) -> None:
         """Solves for the weight and the constant, and installs both.
@@ -169,7 +172,8 @@ class _Step:
         moments = Moments(groups, size, rows)
         for number, inputs in self._inputs(calibration):
             was, now = self._seen(number, inputs)
-            moments.observe(module, now.x, self._target(module, was, now))
+            step = _step(now.y, size) if self.roughly else 1
+            moments.observe(module, now.x, self._target(module, was, now), step)
         constant = module.bias is not None or self.fate.norm is not None
         shift = self._put(*solved(moments, start, constant=constant))
         if self.fate.clip is None or not constant:
@@ -199,8 +203,12 @@ class _Step:
         if bias is not None:
             bias.copy_(outside.to(bias))
             outside = torch.zeros_like(outside)
-        modules = dict(small.named_modules(remove_duplicate=False))
-        _install(modules, self.name, weight, outside, None if bias is not None else self.fate.norm)
+        module = small.get_submodule(self.name)
+        cast(Tensor, module.weight).copy_(from_matrix(module, weight))
+        if bias is None and self.fate.norm is not None:
+            mean = cast("Tensor | None", small.get_submodule(self.fate.norm).running_mean)
+            if mean is not None:  # statistics of the batch itself take any constant away
+                mean.sub_(outside.to(mean))
         return outside
 
     def _clipped(self, module: nn.Module, was: Seen, now: Seen, shift: Tensor) -> Tensor:
@@ -268,15 +276,11 @@ class _Step:
         return (sign * slope.abs().clamp_min(_SMALLEST_SLOPE)).reshape(shape)
 
 
-def _install(
-    modules: Mapping[str, nn.Module], name: str, weight: Tensor, constant: Tensor, norm: str | None
-) -> None:
-    """Puts a refitted weight, as a matrix, into a module, and the constant into the BatchNorm."""
-    module = modules[name]
-    cast(Tensor, module.weight).copy_(from_matrix(module, weight))
-    mean = None if norm is None else cast("Tensor | None", modules[norm].running_mean)
-    if mean is not None:  # statistics of the batch itself take any constant away
-        mean.sub_(constant.to(mean))
+def _step(y: Tensor, size: int) -> int:
+    """Along each spatial dimension every so many positions are enough for a rough refit."""
+    spatial = max(1, y.dim() - 2)
+    positions = y.shape[0] * y.shape[2:].numel()
+    return max(1, int((positions / max(_PATCHES, _PATCHES_EACH * size)) ** (1 / spatial)))
 
 
 def solved(moments: Moments, start: Tensor, *, constant: bool) -> tuple[Tensor, Tensor]:

@@ -24,8 +24,8 @@ from compressor.refit import Refitter
 from compressor.space import Architecture
 
 _IMAGES = 128  # that candidates are refitted to
-_ENOUGH = 200  # images before a candidate may be given up
-_SURE = 4.0  # standard errors by which it must then be worse
+_ENOUGH = 128  # images before a candidate may be given up
+_SURE = 3.0  # standard errors by which it must then be worse
 
 
 def few_images(calibration: Batches) -> list[Inputs]:
