@@ -102,9 +102,9 @@ class Moments:
             step: of the positions, only every so many along each spatial dimension.
         """
         each = max(1, patch_numbers(module, x[:1]))
-        step = max(1, _AT_ONCE // each)
-        for start in range(0, len(x), step):
-            part = slice(start, start + step)
+        many = max(1, _AT_ONCE // each)
+        for start in range(0, len(x), many):
+            part = slice(start, start + many)
             target = None if y is None else outputs(module, y[part], step)
             self.add(patches(module, x[part], step), target)
 

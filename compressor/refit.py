@@ -37,7 +37,7 @@ from compressor.space import Architecture, SearchSpace
 from compressor.tracing import Fate, trace_fates
 
 _ROUNDS = 3  # in which targets are set anew where a clip follows
-_PATCHES, _PATCHES_EACH = 1 << 14, 24  # enough to tell candidates apart: in all, for each input
+_PATCHES, _PATCHES_EACH = 1 << 13, 20  # enough to tell candidates apart: in all, for each input
 _SMALLEST_SLOPE = 1e-2  # of a BatchNorm channel through which drift is still sent back
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+from compressor.moments import Moments
 from compressor.patches import (
     LARGEST_PATCH,
     as_matrix,
@@ -116,3 +117,17 @@ def test_what_cannot_be_refitted_says_why(module: nn.Module, why: str) -> None:
     found = refittable(module)
     assert why in found
     assert bool(found) == bool(why)
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_fewer_positions_are_some_of_all(step: int) -> None:
+    module, x = nn.Conv2d(4, 6, 3, padding=1, groups=2), torch.randn(2, 4, 8, 8)
+    places = torch.arange(2 * 8 * 8).reshape(2, 8, 8)[:, ::step, ::step].flatten()
+    assert torch.equal(patches(module, x, step), patches(module, x)[:, places])
+    y = module(x).detach()
+    assert torch.equal(outputs(module, y, step), outputs(module, y)[:, places])
+    some, same = Moments(2, 18, 3), Moments(2, 18, 3)
+    some.observe(module, x, y, step)
+    same.add(patches(module, x)[:, places], outputs(module, y)[:, places])
+    assert some.count == same.count == len(places)
+    assert torch.allclose(some.cross(centred=True), same.cross(centred=True))
