@@ -20,7 +20,7 @@ from compressor.progress import Event
 
 
 def run(
-    module: ModuleType, budget: str, evaluations: int, finetune: int, seed: int
+    module: ModuleType, budget: str, evaluations: int, finetune: int, seed: int, score: str
 ) -> dict[str, object]:
     """One compression; scores are top-1 in per cent on the sample's `test_data()`."""
     training = module.training_data() if finetune and hasattr(module, "training_data") else None
@@ -36,6 +36,7 @@ def run(
             evaluations=evaluations,
             finetune=finetune,
             seed=seed,
+            score=score,
             progress=_line,
         )
     summary = result.summary
@@ -57,7 +58,8 @@ def run(
 
 
 def _line(event: Event) -> None:
-    if event.stage in ("search", "fine-tune") and event.done % 10 in (0, 5):
+    often = event.stage in ("search", "fine-tune") and event.done % 10 in (0, 5)
+    if often or (event.total and event.done == event.total):
         print(f"  {event.stage} {event.done}/{event.total} {event.note}", file=sys.stderr)
 
 
@@ -69,17 +71,19 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=100)
     parser.add_argument("--finetune", type=int, default=0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--score", default="agreement", help="what decides the search")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     module = sample(options.sample)
     original = 100 * top1(module.build_model(), module.test_data())
     runs = [
-        run(module, options.budget, options.evaluations, options.finetune, seed)
+        run(module, options.budget, options.evaluations, options.finetune, seed, options.score)
         for seed in options.seeds
     ]
     report = {
         "sample": options.sample,
         "budget": options.budget,
+        "score": options.score,
         "original_test": original,
         "runs": runs,
         "environment": environment(),
