@@ -37,7 +37,8 @@ from compressor.space import Architecture, SearchSpace
 from compressor.tracing import Fate, trace_fates
 
 _ROUNDS = 3  # in which targets are set anew where a clip follows
-_PATCHES, _PATCHES_EACH = 1 << 13, 20  # enough to tell candidates apart: in all, for each input
+# Patches of a batch that are enough, in all and for each input: neighbours tell nearly the same.
+_ROUGHLY, _FINALLY = (1 << 13, 20), (1 << 15, 40)
 _SMALLEST_SLOPE = 1e-2  # of a BatchNorm channel through which drift is still sent back
 
 
@@ -172,7 +173,7 @@ class _Step:
         moments = Moments(groups, size, rows)
         for number, inputs in self._inputs(calibration):
             was, now = self._seen(number, inputs)
-            step = _step(now.y, size) if self.roughly else 1
+            step = self._step(now.y, size)
             moments.observe(module, now.x, self._target(module, was, now), step)
         constant = module.bias is not None or self.fate.norm is not None
         shift = self._put(*solved(moments, start, constant=constant))
@@ -182,9 +183,17 @@ class _Step:
             again = moments.retargeted()
             for number, inputs in self._inputs(calibration):
                 was, now = self._seen(number, inputs)
-                again.observe(module, now.x, self._clipped(module, was, now, shift))
+                target = self._clipped(module, was, now, shift)
+                again.observe(module, now.x, target, self._step(now.y, size))
             self._reset_norm()
             shift = self._put(*solved(again, start, constant=True))
+
+    def _step(self, y: Tensor, size: int) -> int:
+        """Along each spatial dimension every so many positions of a batch are enough."""
+        fewest, each = _ROUGHLY if self.roughly else _FINALLY
+        spatial = max(1, y.dim() - 2)
+        positions = y.shape[0] * y.shape[2:].numel()
+        return max(1, int((positions / max(fewest, each * size)) ** (1 / spatial)))
 
     def _inputs(self, calibration: Batches) -> Iterator[tuple[int, Inputs]]:
         device = device_of(self.pair.small.model)
@@ -274,13 +283,6 @@ class _Step:
         sign = torch.where(slope < 0, -1.0, 1.0)
         shape[channels] = -1
         return (sign * slope.abs().clamp_min(_SMALLEST_SLOPE)).reshape(shape)
-
-
-def _step(y: Tensor, size: int) -> int:
-    """Along each spatial dimension every so many positions are enough for a rough refit."""
-    spatial = max(1, y.dim() - 2)
-    positions = y.shape[0] * y.shape[2:].numel()
-    return max(1, int((positions / max(_PATCHES, _PATCHES_EACH * size)) ** (1 / spatial)))
 
 
 def solved(moments: Moments, start: Tensor, *, constant: bool) -> tuple[Tensor, Tensor]:
