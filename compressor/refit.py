@@ -172,7 +172,7 @@ class _Step:
             moments.observe(module, now.x, self._target(module, was, now))
         constant = module.bias is not None or self.fate.norm is not None
         shift = self._put(*solved(moments, start, constant=constant))
-        if self.fate.clip is None or not constant:
+        if self.fate.clip is None or not constant or not self._fixed():
             return
         for _ in range(rounds):
             again = moments.retargeted()
@@ -223,11 +223,11 @@ class _Step:
     def _offset(self, y: Tensor, channels: int) -> Tensor:
         """What the original's BatchNorm gives for an output of 0, by the slope of `_slope`."""
         shape = [1] * y.dim()
-        shape[channels] = -1
         if self.fate.norm is None:
             return torch.zeros(shape, device=y.device)
+        shape[channels] = -1
         norm = cast(_BatchNorm, self.pair.original.model.get_submodule(self.fate.norm))
-        assert norm.running_mean is not None  # noqa: S101  (recalibrated like the original's)
+        assert norm.running_mean is not None  # noqa: S101  (as `_fixed` says)
         mean, bias = norm.running_mean[self.rows], norm.bias[self.rows]
         return bias.reshape(shape) - self._slope(y, channels) * mean.reshape(shape)
 
@@ -248,12 +248,17 @@ class _Step:
         """What the pruned module should answer."""
         channels = channel_dim(module, was.y)
         y = was.y.index_select(channels, self.rows)
-        if was.other is None or now.other is None:
+        if was.other is None or now.other is None or not self._fixed():
             return y
         other = was.other
         if other.shape != now.other.shape:
             other = other.index_select(channels, self.rows)
         return y + (other - now.other) / self._slope(y, channels)
+
+    def _fixed(self) -> bool:
+        """Whether what follows is the same for every batch: no statistics of the batch itself."""
+        norm = self.fate.norm
+        return norm is None or self.pair.small.model.get_submodule(norm).running_var is not None
 
     def _slope(self, y: Tensor, channels: int) -> Tensor:
         """How much the sum moves when the module's output does, for each channel."""
@@ -261,7 +266,7 @@ class _Step:
         if self.fate.norm is None:
             return torch.ones(shape, device=y.device)
         norm = cast(_BatchNorm, self.pair.small.model.get_submodule(self.fate.norm))
-        assert norm.running_var is not None  # noqa: S101  (recalibrated like the original's)
+        assert norm.running_var is not None  # noqa: S101  (as `_fixed` says)
         slope = norm.weight / torch.sqrt(norm.running_var + norm.eps)
         sign = torch.where(slope < 0, -1.0, 1.0)
         shape[channels] = -1
