@@ -221,6 +221,20 @@ def test_nothing_known_nothing_to_compare_with() -> None:
     assert ours.images == 1000
 
 
+def test_a_function_is_not_called_for_what_is_known() -> None:
+    calls: list[nn.Module] = []
+
+    def own(model: nn.Module) -> float:
+        calls.append(model)
+        return 0.5
+
+    first, other = candidates(2)
+    ours = trials(own)
+    ours.resume({first: [Outcome(0.5, "", 0.0)]})
+    ours(other)
+    assert len(calls) == 1
+
+
 # ---- the images that candidates are refitted to
 
 
