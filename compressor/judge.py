@@ -131,10 +131,12 @@ def _agreement(outputs: Any, _: Tensor | None, reference: Any) -> Tensor:
             "-> float, higher is better"
         )
     shares = [(a - b).square().sum(1) / b.square().sum(1).clamp_min(1e-12) for a, b in pairs]
-    return -torch.stack(shares).mean(0)
+    return 0.0 - torch.stack(shares).mean(0)  # without the sign that -0.0 has
 
 
 _VALUES: Mapping[str, _Values] = {"top1": _top1, "loss": _loss, "agreement": _agreement}
+SCORES = tuple(_VALUES)
+"""Names that `make_judge` takes."""
 
 
 def _classified(name: str, outputs: Any, targets: Tensor | None) -> tuple[Tensor, Tensor]:
