@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+from torch import nn
 
 from cli import options
 from cli.output import console, note, print_json, stdout_for
 from cli.progress import watching
 from cli.resolve import resolve_target
 from cli.tables import closing_table
+from cli.target import Target
 from compressor import pipeline
 from compressor.budget import parse_budgets
+from compressor.errors import UsageError
+from compressor.judge import SCORES
 from compressor.ranking import RANKINGS
-from compressor.report import FILE_NAME
+from compressor.report import FILE_NAME, score_of
 
 _COUNT = click.IntRange(min=0)
 
@@ -46,6 +51,12 @@ _COUNT = click.IntRange(min=0)
 )
 @click.option(
     "--finetune", type=_COUNT, default=0, show_default=True, help="Epochs for the found network."
+)
+@click.option(
+    "--score",
+    type=click.Choice(SCORES),
+    help="What judges networks; agreement with the original needs no labels. Without: the "
+    "target's score(model), else top1 where there are labels and agreement where not.",
 )
 @click.option(
     "--score-epochs",
@@ -81,14 +92,15 @@ def command(
     budget: tuple[str, ...],
     out: Path,
     data: str | None,
+    score: str | None,
     as_json: bool,
     **how: Any,
 ) -> None:
     """Search a smaller network within a budget and export it as verified ONNX.
 
     TARGET is path/to/file.py, package.module, torchvision:NAME or timm:NAME. A file or module
-    defines build_model(), example_input(), calibration_data() and validation_data(), and may
-    define training_data() and score(model).
+    defines build_model(), example_input() and calibration_data(), and may define
+    validation_data(), training_data() and score(model).
 
     Ctrl-C loses nothing: the same command resumes where it stopped.
     """
@@ -97,6 +109,7 @@ def command(
     with stdout_for(as_json=as_json):
         found = resolve_target(target, data)
         note(found.note)
+        judging = _judging(found, score)
         with watching(console(stderr=True)) as progress:
             result = pipeline.compress(
                 found.build_model(),
@@ -106,7 +119,7 @@ def command(
                 out=out,
                 validation=found.validation,
                 training=found.training,
-                score=found.score,
+                score=judging,
                 **how,
                 command=shell,
                 origin={"target": anchored(target), "data": data and anchored(data)},
@@ -115,8 +128,19 @@ def command(
     if as_json:
         print_json({"run": str(out), **result.summary.to_json()})
         return
-    console().print(closing_table(result.summary.base, result.summary.best))
+    summary = result.summary
+    console().print(closing_table(summary.base, summary.best, score_of(summary)))
     click.echo(f"{result.onnx_path}\n{out / FILE_NAME}")
+
+
+def _judging(found: Target, score: str | None) -> Callable[[nn.Module], float] | str | None:
+    """What judges: the target's own function or what was asked for, never both."""
+    if found.score is not None and score is not None:
+        raise UsageError(
+            f"one score judges a run, but {found.name!r} defines score(model) and --score {score} "
+            "was given; leave --score out, or drop score(model) from the target"
+        )
+    return found.score or score
 
 
 def anchored(text: str) -> str:

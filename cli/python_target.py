@@ -1,4 +1,4 @@
-"""Targets that are Python code: a file or a module that defines four functions."""
+"""Targets that are Python code: a file or a module that defines a few functions."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def python_target(text: str, *, needs_data: bool) -> Target:
     module = _load(text)
     build = _build_model(module, text)
     example = _example(_call(_function(module, "example_input", text), text))
-    training = score = None
+    validation = training = score = None
     calibration: Iterable[Any] = ()
-    validation: Iterable[Any] = ()
     if needs_data:
         calibration = _calibration(module, text)
-        validation = _passes(module, "validation_data", text)
+        if hasattr(module, "validation_data"):
+            validation = _passes(module, "validation_data", text)
         if hasattr(module, "training_data"):
             training = _passes(module, "training_data", text)
     if hasattr(module, "score"):

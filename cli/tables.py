@@ -20,10 +20,10 @@ if TYPE_CHECKING:  # it brings torch, which `compressor measure` can do without
 _SHOWN = 3  # of the modules or choices of one layer; the number of all follows
 
 
-def closing_table(base: Figures, best: Figures) -> Table:
+def closing_table(base: Figures, best: Figures, score: str = "") -> Table:
     """Original beside compressed, as it closes a run."""
     table = _table("", ("Original", "right"), ("Compressed", "right"), ("Ratio", "right"))
-    for row in comparison(base, best):
+    for row in comparison(base, best, score):
         table.add_row(row.what, row.base, row.best, row.ratio)
     return table
 

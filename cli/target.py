@@ -21,9 +21,10 @@ class Target:
         build_model: a new pretrained network at each call.
         example_input: what one forward pass takes, batch first.
         calibration: batches, the same at each pass; empty where no data was asked for.
-        validation: batches for the score, the same at each pass.
+        validation: batches for the score, the same at each pass; None where a part of the
+            calibration data serves.
         training: batches for fine-tuning, or None.
-        score: higher is better, or None for top-1.
+        score: higher is better, or None for one of `compressor.judge.SCORES`.
         note: what the user should know about how the data was read; empty where nothing.
     """
 
@@ -31,7 +32,7 @@ class Target:
     build_model: Callable[[], nn.Module]
     example_input: Example
     calibration: Iterable[Any] = ()
-    validation: Iterable[Any] = ()
+    validation: Iterable[Any] | None = None
     training: Iterable[Any] | None = None
     score: Callable[[nn.Module], float] | None = None
     note: str = ""

@@ -4,7 +4,7 @@
 import compressor
 
 result = compressor.compress(
-    model, example_input, budget="madds=50%", calibration=batches, score=top1, out="runs/mine"
+    model, example_input, budget="madds=50%", calibration=batches, out="runs/mine"
 )
 result.model, result.frontier, result.onnx_path
 ```

@@ -234,6 +234,7 @@ def _settings(request: Request) -> dict[str, str | int | float | bool | None]:
         "budget": ", ".join(str(b) for b in request.budgets),
         "evaluations": options.evaluations,
         "finetune": options.finetune,
+        "score": request.score_name,
         "score_epochs": options.score_epochs,
         "seed": options.seed,
         "adapter": options.adapter,

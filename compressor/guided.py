@@ -40,7 +40,7 @@ class Guided:
     ) -> None:
         self._reach = reach = ledger.reach
         flat = [[0.0] * size for size in reach.sizes]
-        self._trend = Trend(reach.sizes, hints or flat)
+        self._trend = Trend(reach.sizes, flat if hints is None else hints)
         self._hinted = hints is not None
         self._ledger, self._settings = ledger, settings
         self._draws = np.random.default_rng(rng.getrandbits(63))

@@ -118,20 +118,25 @@ def _agreement(outputs: Any, _: Tensor | None, reference: Any) -> Tensor:
         ours, theirs = (x.double().log_softmax(1) for x in (outputs, reference))
         return (theirs.exp() * (ours - theirs)).sum(1)
     pairs = [
-        (a.double().flatten(1), b.double().flatten(1))
+        (a.double().reshape(len(a), -1), b.double().reshape(len(b), -1))
         for a, b in zip(tree_leaves(outputs), tree_leaves(reference), strict=True)
         if isinstance(a, Tensor) and a.dim() and a.is_floating_point()
     ]
-    if not pairs:
+    lengths = sorted({len(a) for a, _ in pairs})
+    if len(lengths) != 1:
+        what = type(outputs).__name__
         raise DataError(
             "the agreement with the original network compares tensors [N, …], but the model "
-            f"returned {type(outputs).__name__}; define score(model) -> float, higher is better"
+            f"returned {what}{f' with N of {lengths}' if lengths else ''}; define score(model) "
+            "-> float, higher is better"
         )
     shares = [(a - b).square().sum(1) / b.square().sum(1).clamp_min(1e-12) for a, b in pairs]
-    return -torch.stack(shares).mean(0)
+    return 0.0 - torch.stack(shares).mean(0)  # without the sign that -0.0 has
 
 
 _VALUES: Mapping[str, _Values] = {"top1": _top1, "loss": _loss, "agreement": _agreement}
+SCORES = tuple(_VALUES)
+"""Names that `make_judge` takes."""
 
 
 def _classified(name: str, outputs: Any, targets: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -52,7 +52,7 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
     out: Path | str,
     validation: Batches | None = None,
     training: Batches | None = None,
-    score: Score | None = None,
+    score: Score | str | None = None,
     evaluations: int = 100,
     finetune: int = 0,
     score_epochs: int = 0,
@@ -77,9 +77,12 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
             all hold together.
         calibration: batches of inputs, with or without targets; a few hundred inputs are enough.
         out: run directory; see the README for what it will hold.
-        validation: batches of (inputs, integer targets) for the default score, top-1.
+        validation: batches that judge: inputs, or (inputs, integer targets). Without, a quarter
+            of the calibration data judges, and the rest calibrates.
         training: batches for fine-tuning; without, the calibration batches serve.
-        score: `score(model) -> float`, higher is better, instead of top-1 on `validation`.
+        score: "top1", "loss" or "agreement" (with the original network, without labels) on
+            `validation`, or `score(model) -> float`, higher is better. Without, top-1 where
+            `validation` has targets and agreement where not.
         evaluations: networks to score at most.
         finetune: epochs for the network that was found, with the original as teacher.
         score_epochs: epochs for each network before it is scored.
@@ -192,6 +195,7 @@ def _fingerprint(request: Request, reading: Reading) -> dict[str, Any]:
         "calibration data": batches_hash(request.calibration),
         "budget": sorted(str(b) for b in request.budgets),
         "seed": options.seed,
+        "score": request.score_name,
         "score_epochs": options.score_epochs,
         "refit": options.refit,
         "ranking": options.ranked_by,

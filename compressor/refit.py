@@ -9,37 +9,24 @@ the other addend has drifted by. No labels, no gradients.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from compressor.capture import Pair, Seen
 from compressor.consumers import rest
 from compressor.counting import evaluating
-from compressor.data import Batches, Inputs, device_of, on, split
-from compressor.least_squares import ridged
-from compressor.moments import Moments
-from compressor.patches import (
-    as_matrix,
-    channel_dim,
-    from_matrix,
-    input_dim,
-    matrix_shape,
-    refittable,
-)
+from compressor.data import Batches, Inputs, device_of
+from compressor.patches import input_dim, refittable
 from compressor.progress import Event, Progress, silent
+from compressor.refit_step import Step
 from compressor.replay import Replay, trace_calls
 from compressor.space import Architecture, SearchSpace
-from compressor.tracing import Fate, trace_fates
+from compressor.tracing import trace_fates
 
 _ROUNDS = 3  # in which targets are set anew where a clip follows
-# Patches of a batch that are enough, in all and for each input: neighbours tell nearly the same.
-_ROUGHLY, _FINALLY = (1 << 13, 20), (1 << 15, 40)
-_SMALLEST_SLOPE = 1e-2  # of a BatchNorm channel through which drift is still sent back
 
 
 def refit(
@@ -130,7 +117,7 @@ class Refitter:
                 gone = removed.get((f"{name}.weight", dim), set())
                 rows = rest(cast(Tensor, module.weight).shape[dim], gone)
                 rows = rows.to(device_of(small))
-                step = _Step(pair, name, self._fates[name], rows, roughly=not rounds)
+                step = Step(pair, name, self._fates[name], rows, roughly=not rounds)
                 step.solve(self._calibration, rounds)
                 progress(Event("refit", i + 1, len(names), name))
 
@@ -146,149 +133,3 @@ class Refitter:
             if known and dim == input_dim(self._model.get_submodule(name)):
                 cut.add(name)
         return cut
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One module: where its inputs and targets come from."""
-
-    pair: Pair
-    name: str
-    fate: Fate
-    rows: Tensor
-    roughly: bool
-
-    def solve(self, calibration: Batches, rounds: int) -> None:
-        """Solves for the weight and the constant, and installs both.
-
-        Args:
-            calibration: batches.
-            rounds: how often the targets are then set anew where a clip follows: what both
-                networks clip need not be equal.
-        """
-        self._reset_norm()
-        module = self.pair.small.model.get_submodule(self.name)
-        start = as_matrix(module, cast(Tensor, module.weight)).cpu()
-        groups, rows, size = matrix_shape(module)
-        moments = Moments(groups, size, rows)
-        for number, inputs in self._inputs(calibration):
-            was, now = self._seen(number, inputs)
-            step = self._step(now.y, size)
-            moments.observe(module, now.x, self._target(module, was, now), step)
-        constant = module.bias is not None or self.fate.norm is not None
-        shift = self._put(*solved(moments, start, constant=constant))
-        if self.fate.clip is None or not constant:
-            return
-        for _ in range(rounds):
-            again = moments.retargeted()
-            for number, inputs in self._inputs(calibration):
-                was, now = self._seen(number, inputs)
-                target = self._clipped(module, was, now, shift)
-                again.observe(module, now.x, target, self._step(now.y, size))
-            self._reset_norm()
-            shift = self._put(*solved(again, start, constant=True))
-
-    def _step(self, y: Tensor, size: int) -> int:
-        """Along each spatial dimension every so many positions of a batch are enough."""
-        fewest, each = _ROUGHLY if self.roughly else _FINALLY
-        spatial = max(1, y.dim() - 2)
-        positions = y.shape[0] * y.shape[2:].numel()
-        return max(1, int((positions / max(fewest, each * size)) ** (1 / spatial)))
-
-    def _inputs(self, calibration: Batches) -> Iterator[tuple[int, Inputs]]:
-        device = device_of(self.pair.small.model)
-        for number, batch in enumerate(calibration):
-            yield number, on(device, split(batch)[0])
-
-    def _seen(self, number: int, inputs: Inputs) -> tuple[Seen, Seen]:
-        was = self.pair.was(number, inputs, self.name, self.fate)
-        return was, self.pair.now(number, inputs, self.name, self.fate)
-
-    def _put(self, weight: Tensor, shift: Tensor) -> Tensor:
-        """Installs weight and constant; returns what the module itself does not add, `[O]`."""
-        small = self.pair.small.model
-        bias = cast("Tensor | None", small.get_submodule(self.name).bias)
-        outside = shift.flatten()
-        if bias is not None:
-            bias.copy_(outside.to(bias))
-            outside = torch.zeros_like(outside)
-        module = small.get_submodule(self.name)
-        cast(Tensor, module.weight).copy_(from_matrix(module, weight))
-        if bias is None and self.fate.norm is not None:
-            mean = cast("Tensor | None", small.get_submodule(self.fate.norm).running_mean)
-            if mean is not None:  # statistics of the batch itself take any constant away
-                mean.sub_(outside.to(mean))
-        return outside
-
-    def _clipped(self, module: nn.Module, was: Seen, now: Seen, shift: Tensor) -> Tensor:
-        """Targets that leave alone what both networks clip on the same side.
-
-        Zhang et al., arXiv 1505.06798, section 3.2, take the nonlinearity into account likewise.
-        """
-        assert self.fate.clip is not None  # noqa: S101  (the caller asked)
-        low, high = self.fate.clip
-        channels = channel_dim(module, was.y)
-        y = was.y.index_select(channels, self.rows)
-        shape = [1] * y.dim()
-        shape[channels] = -1
-        answer = now.y + shift.to(now.y).reshape(shape)
-        slope, offset = self._slope(y, channels), self._offset(y, channels)
-        wanted, got = slope * y + offset, slope * answer + offset
-        both = ((wanted <= low) & (got <= low)) | ((wanted >= high) & (got >= high))
-        return torch.where(both, answer, (wanted.clamp(low, high) - offset) / slope)
-
-    def _offset(self, y: Tensor, channels: int) -> Tensor:
-        """What the original's BatchNorm gives for an output of 0, by the slope of `_slope`."""
-        shape = [1] * y.dim()
-        if self.fate.norm is None:
-            return torch.zeros(shape, device=y.device)
-        shape[channels] = -1
-        norm = cast(_BatchNorm, self.pair.original.model.get_submodule(self.fate.norm))
-        assert norm.running_mean is not None  # noqa: S101  (recalibrated like the original's)
-        mean, bias = norm.running_mean[self.rows], norm.bias[self.rows]
-        return bias.reshape(shape) - self._slope(y, channels) * mean.reshape(shape)
-
-    def _reset_norm(self) -> None:
-        """Targets are the original's outputs, so they are normalised as the original's were."""
-        if self.fate.norm is None:
-            return
-        now = cast(_BatchNorm, self.pair.small.model.get_submodule(self.fate.norm))
-        was = cast(_BatchNorm, self.pair.original.model.get_submodule(self.fate.norm))
-        for mine, theirs in (
-            (now.running_mean, was.running_mean),
-            (now.running_var, was.running_var),
-        ):
-            if mine is not None and theirs is not None:
-                mine.copy_(theirs[self.rows])
-
-    def _target(self, module: nn.Module, was: Seen, now: Seen) -> Tensor:
-        """What the pruned module should answer."""
-        channels = channel_dim(module, was.y)
-        y = was.y.index_select(channels, self.rows)
-        if was.other is None or now.other is None:
-            return y
-        other = was.other
-        if other.shape != now.other.shape:
-            other = other.index_select(channels, self.rows)
-        return y + (other - now.other) / self._slope(y, channels)
-
-    def _slope(self, y: Tensor, channels: int) -> Tensor:
-        """How much the sum moves when the module's output does, for each channel."""
-        shape = [1] * y.dim()
-        if self.fate.norm is None:
-            return torch.ones(shape, device=y.device)
-        norm = cast(_BatchNorm, self.pair.small.model.get_submodule(self.fate.norm))
-        assert norm.running_var is not None  # noqa: S101  (recalibrated like the original's)
-        slope = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-        sign = torch.where(slope < 0, -1.0, 1.0)
-        shape[channels] = -1
-        return (sign * slope.abs().clamp_min(_SMALLEST_SLOPE)).reshape(shape)
-
-
-def solved(moments: Moments, start: Tensor, *, constant: bool) -> tuple[Tensor, Tensor]:
-    """Ridge least squares that shrinks towards `start` `[G, O / G, D]`; weight and constant."""
-    second = moments.second(centred=constant)
-    system = ridged(second.clone(), moments.mean)
-    wanted = moments.cross(centred=constant) + (system - second) @ start.double().mT
-    weight = torch.linalg.solve(system, wanted).mT
-    return weight, moments.target - (weight @ moments.mean[:, :, None]).flatten(1)

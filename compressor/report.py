@@ -37,7 +37,7 @@ def render(summary: RunSummary) -> str:
         run=summary,
         name=Path(str(summary.settings.get("target") or "the network")).name,
         sentence=sentence(summary),
-        comparison=list(comparison(summary.base, summary.best)),
+        comparison=list(comparison(summary.base, summary.best, score_of(summary))),
         budgets=[
             (b, format_cost(b.unit, b.limit), format_cost(b.unit, b.reached))
             for b in summary.budgets
@@ -61,8 +61,13 @@ class Compared:
     ratio: str
 
 
-def comparison(base: Figures, best: Figures) -> Iterator[Compared]:
-    """Original beside compressed: MAdds, parameters, file size, latency, score."""
+def score_of(summary: RunSummary) -> str:
+    """The name of the score; empty where a run does not say."""
+    return str(summary.settings.get("score") or "")
+
+
+def comparison(base: Figures, best: Figures, score: str = "") -> Iterator[Compared]:
+    """Original beside compressed: MAdds, parameters, file size, latency, the score by name."""
     rows = (
         ("MAdds", base.madds, best.madds, _count),
         ("Parameters", base.params, best.params, _count),
@@ -73,7 +78,8 @@ def comparison(base: Figures, best: Figures) -> Iterator[Compared]:
         ratio = f"{new / old:.1%}" if old and new is not None else "–"
         texts = ["–" if value is None else show(value) for value in (old, new)]
         yield Compared(what, texts[0], texts[1], ratio)
-    yield Compared("Score", _score(base.score), _score(best.score), _change(base, best))
+    what = f"Score ({score})" if score else "Score"
+    yield Compared(what, _score(base.score), _score(best.score), _change(base, best))
 
 
 def sentence(summary: RunSummary) -> str:
@@ -86,6 +92,7 @@ def sentence(summary: RunSummary) -> str:
         text += f", takes {best.latency_ms:.3g} ms instead of {base.latency_ms:.3g} ms"
     if base.score is not None and best.score is not None:
         text += f", and scores {_score(best.score)} where the original scores {_score(base.score)}"
+        text += f" ({score_of(summary)})" if score_of(summary) else ""
     missed = [b.requested for b in summary.budgets if not b.met]
     return text + (f"; it misses {' and '.join(missed)}." if missed else ".")
 

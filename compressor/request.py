@@ -15,7 +15,7 @@ from compressor.counting import evaluating, forward
 from compressor.data import Batches, Inputs, as_inputs, device_of, divided, keep, on, split, steady
 from compressor.errors import DataError, UsageError
 from compressor.evaluate import Score
-from compressor.judge import make_judge
+from compressor.judge import Judge, make_judge
 from compressor.measure import check_provider
 from compressor.ranking import check_ranking
 
@@ -85,6 +85,11 @@ class Request:
     training: Batches | None
     score: Score
     options: Options
+
+    @property
+    def score_name(self) -> str:
+        """A name of `compressor.judge.SCORES`, or "own" for the user's own function."""
+        return self.score.name if isinstance(self.score, Judge) else "own"
 
 
 def make_request(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from compressor.counting import evaluating, forward
 from compressor.data import Inputs, device_of, on
@@ -32,7 +33,7 @@ class Fate:
         position: which operand of that sum the *other* addend is.
         calls: how often a forward pass applies the module.
         clip: between which two numbers the (normalised) output is clipped next, as by a ReLU;
-            None where it is not.
+            None where it is not, or where anything else reads it too.
     """
 
     norm: str | None = None
@@ -47,18 +48,33 @@ class FateTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.fates: dict[str, Fate] = {}
+        self._fates: dict[str, Fate] = {}
         self._owners = {
             p.untyped_storage().data_ptr(): name.rpartition(".")[0]
             for name, p in model.named_parameters()
             if name.endswith("weight")
         }
         self._made: dict[int, tuple[str, Tensor]] = {}
+        self._reads: Counter[str] = Counter()
         self._order: dict[str, int] = {}
         self._sums_before: dict[str, int] = {}
         self._sums = 0
 
+    def fates(self) -> dict[str, Fate]:
+        """By name, in the order of execution.
+
+        Whatever reads an output beside the clip sees what the clip takes away.
+        """
+        return {
+            name: fate
+            if self._reads[name] == 1 + (fate.norm is not None)
+            else replace(fate, clip=None)
+            for name, fate in self._fates.items()
+        }
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        known = (self._made.get(id(value)) for value in tree_leaves((args, kwargs)))
+        self._reads.update({made[0] for made in known if made})
         out = func(*args, **(kwargs or {}))
         packet = func.overloadpacket
         if packet in _PRODUCTS:
@@ -78,9 +94,9 @@ class FateTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
         made = self._made.get(first)
         if made is None:
             return
-        fate = self.fates[made[0]]
+        fate = self._fates[made[0]]
         if func.overloadpacket in _CLIPS and fate.addend is None and fate.calls == 1:
-            self.fates[made[0]] = replace(fate, clip=_bounds(func.overloadpacket, args))
+            self._fates[made[0]] = replace(fate, clip=_bounds(func.overloadpacket, args))
         if func._schema.is_mutable:
             del self._made[first]
 
@@ -89,11 +105,11 @@ class FateTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
             name = isinstance(operand, Tensor) and self._owners.get(
                 operand.untyped_storage().data_ptr()
             )
-            if name and name in self.fates:
+            if name and name in self._fates:
                 # A module that runs twice has no single fate.
-                self.fates[name] = Fate(calls=self.fates[name].calls + 1)
+                self._fates[name] = Fate(calls=self._fates[name].calls + 1)
             elif name:
-                self.fates[name] = Fate()
+                self._fates[name] = Fate()
                 self._order.setdefault(name, len(self._order))
                 self._sums_before[name] = self._sums
                 self._made[id(out)] = (name, out)
@@ -103,7 +119,7 @@ class FateTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
         weight = args[1]
         if made and isinstance(weight, Tensor):
             norm = self._owners.get(weight.untyped_storage().data_ptr())
-            self.fates[made[0]] = Fate(norm=norm)
+            self._fates[made[0]] = Fate(norm=norm)
             self._made[id(out)] = (made[0], out)
 
     def _sum(self, args: Any) -> None:
@@ -113,9 +129,9 @@ class FateTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
         known = [(self._order[made[0]], i, made[0]) for i, made in sides if made]
         if known:
             _, position, name = max(known)
-            fate = self.fates[name]
+            fate = self._fates[name]
             number = self._sums - self._sums_before[name]
-            self.fates[name] = Fate(fate.norm, number, 1 - position)
+            self._fates[name] = Fate(fate.norm, number, 1 - position)
 
 
 def _bounds(packet: Any, args: Any) -> tuple[float, float]:
@@ -148,7 +164,7 @@ def trace_fates(model: nn.Module, example: Inputs) -> dict[str, Fate]:
         for handle in handles:
             handle.remove()
     modules = dict(model.named_modules(remove_duplicate=False))
-    return {n: fate for n, fate in tracer.fates.items() if calls[modules[n]] == fate.calls}
+    return {n: fate for n, fate in tracer.fates().items() if calls[modules[n]] == fate.calls}
 
 
 class SumWatcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped

@@ -83,7 +83,9 @@ class Trials:
         self._remembered: Architecture | None = None
 
     def resume(self, known: Known) -> None:
-        """Takes the best of an interrupted run as the one to compare with."""
+        """Takes the best of an interrupted run as the one to compare with, image by image."""
+        if not isinstance(self._judge, Judge):
+            return
         first = [(a, outcomes[0]) for a, outcomes in known.items() if outcomes]
         scored = [(o.score, a) for a, o in first if o.score is not None]
         eligible = [(score, a) for score, a in scored if self._eligible(a)]

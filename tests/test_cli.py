@@ -109,6 +109,36 @@ def test_compress_asks_for_what_was_said(net: Path, asked: dict[str, Any], tmp_p
     assert "search 1/2, best 0.9" in result.stderr
 
 
+@pytest.mark.parametrize("name", ["top1", "loss", "agreement"])
+def test_a_score_is_asked_for_by_name(
+    net: Path, asked: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    words = ("compress", net, "--budget", "madds=50%", "--out", tmp_path / "run", "--score", name)
+    assert call(*words).exit_code == 0
+    assert asked["score"] == name
+    assert f"--score {name}" in RunSummary.read(tmp_path / "run").command
+
+
+def test_a_score_of_the_target_and_one_by_name_are_one_too_many(
+    net: Path, asked: dict[str, Any], tmp_path: Path
+) -> None:
+    net.write_text(GOOD + "\ndef score(model):\n    return 0.5\n")
+    words = ("compress", net, "--budget", "madds=50%", "--out", tmp_path / "run")
+    result = call(*words, "--score", "loss")
+    assert result.exit_code == 2
+    assert "leave --score out, or drop score(model)" in result.stderr
+    assert not asked
+    assert call(*words).exit_code == 0
+    assert asked["score"](nn.Identity()) == 0.5
+
+
+def test_a_score_that_there_is_not_names_the_choices(net: Path, tmp_path: Path) -> None:
+    words = ("compress", net, "--budget", "madds=50%", "--out", tmp_path / "run")
+    result = call(*words, "--score", "top5")
+    assert result.exit_code == 2
+    assert all(name in result.stderr for name in ("top1", "loss", "agreement"))
+
+
 def test_a_run_remembers_its_target_and_command(
     net: Path, asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,6 +366,9 @@ def test_shapes() -> None:
 def test_tables_show_what_was_not_measured_as_a_dash() -> None:
     table = closing_table(Figures(10, 10), Figures(5, 5))
     assert list(table.columns[1].cells)[2:] == ["–", "–", "–"]
+    assert list(table.columns[0].cells)[-1] == "Score"
+    named = closing_table(Figures(10, 10, 0.0), Figures(5, 5, -0.1), "agreement")
+    assert [list(c.cells)[-1] for c in named.columns] == ["Score (agreement)", "0", "-0.1", "-0.1"]
     assert latency_table({"a": LATENCY}, 1, "CPU").row_count == 1
 
 

@@ -86,6 +86,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = call("compress", folder / "net.py", *HALF, "--out", folder / "run")
     assert result.exit_code == 0, result.output
     assert "Compressed" in result.stdout
+    assert "Score (top1)" in result.stdout
     return folder / "run"
 
 
@@ -111,6 +112,47 @@ def test_a_run_holds_its_files(finished: Path) -> None:
     assert all(row.met for row in summary.budgets)
     assert summary.settings["target"] == str(finished.parent / "net.py")
     onnx.checker.check_model(str(finished / "model.onnx"))
+
+
+UNLABELLED = {
+    "inputs alone to judge by": "\ndef validation_data():\n    return [x for x, _ in batches(1)]\n",
+    "inputs alone to divide": "\ndel validation_data\n"
+    "def calibration_data():\n    return [x for x, _ in batches(0)]\n",
+}
+
+
+@pytest.mark.parametrize("change", UNLABELLED)
+def test_without_labels_agreement_judges(net: Path, tmp_path: Path, change: str) -> None:
+    net.write_text(NET + UNLABELLED[change])
+    result = call("compress", net, *HALF, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "Score (agreement)" in result.stdout
+    summary = RunSummary.read(tmp_path / "run")
+    assert summary.settings["score"] == "agreement"
+    assert summary.base.score == 0.0
+    assert summary.best.score is not None
+    assert summary.best.score < 0.0
+    assert "Score (agreement)" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_without_validation_data_labelled_calibration_data_judges(
+    net: Path, tmp_path: Path
+) -> None:
+    net.write_text(NET + "\ndel validation_data\n")
+    result = call("compress", net, *HALF, "--out", tmp_path / "run", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["settings"]["score"] == "top1"
+
+
+def test_another_score_does_not_resume(finished: Path) -> None:
+    words = ("compress", finished.parent / "net.py", *HALF, "--score", "loss")
+    assert 'score was "top1" and is now "loss"' in refused(finished, *words)
+
+
+def test_labels_that_are_asked_for_must_be_there(net: Path, tmp_path: Path) -> None:
+    net.write_text(NET + UNLABELLED["inputs alone to judge by"])
+    words = ("compress", net, *HALF, "--score", "top1")
+    assert "inputs alone" in refused(tmp_path / "run", *words)
 
 
 def test_the_same_command_resumes_without_new_evaluations(finished: Path) -> None:
@@ -178,7 +220,6 @@ def test_ctrl_c_keeps_the_journal(net: Path, tmp_path: Path) -> None:
         ("\nimport no_such_thing\n", "no_such_thing"),
         ("\ndef calibration_data():\n    return []\n", "at least one batch"),
         ("\ndef validation_data():\n    return iter(())\n", "at least one batch"),
-        ("\ndef validation_data():\n    return [torch.zeros(8, 3, 8, 8)]\n", "inputs alone"),
         ("\ndef calibration_data():\n    return [torch.zeros(8, 5)]\n", "[8, 5]"),
         ("\ndef validation_data():\n    return [(torch.ones(8, 1, 8, 8), torch.ones(8).long())]\n",
          "[8, 1, 8, 8]"),
@@ -210,6 +251,8 @@ def build_model():
     message = refused(tmp_path / "run", "compress", net, *HALF)
     assert "returned dict" in message
     assert "define score(model)" in message
+    words = ("compress", net, *HALF, "--score", "agreement", "--out", tmp_path / "run")
+    assert call(*words).exit_code == 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")

@@ -417,6 +417,7 @@ def test_a_killed_run_resumes(tmp_path: Path, whole: tuple[Any, int]) -> None:
         ({"seed": 1}, "seed was 0 and is now 1"),
         ({"score_epochs": 2}, "score_epochs was 0 and is now 2"),
         ({"budget": "madds=60%"}, "budget was"),
+        ({"score": "agreement"}, 'score was "own" and is now "agreement"'),
         ({"ranking": "bn_scale"}, 'ranking was "magnitude" and is now "bn_scale"'),
     ],
 )
@@ -469,6 +470,25 @@ def test_other_validation_data_does_not_resume(tmp_path: Path) -> None:
         compress(tmp_path / "run", validation=data(1), progress=stop)
     with pytest.raises(RunError, match="validation data was"):
         compress(tmp_path / "run", validation=data(2))
+
+
+@pytest.mark.usefixtures("stub")
+@pytest.mark.parametrize(
+    ("how", "name"),
+    [
+        ({"validation": data(1)}, "top1"),
+        ({"validation": data(1), "score": "agreement"}, "agreement"),
+        ({"validation": data(1), "score": "loss"}, "loss"),
+        ({"validation": [x for x, _ in data(1)]}, "agreement"),
+        ({"validation": None}, "top1"),
+        ({"validation": None, "calibration": [x for x, _ in data()]}, "agreement"),
+        ({"score": Score()}, "own"),
+    ],
+)
+def test_the_score_that_judged_is_named(tmp_path: Path, how: dict[str, Any], name: str) -> None:
+    summary = compress(tmp_path / "run", refit=True, evaluations=2, **how).summary
+    assert summary.settings["score"] == name
+    assert summary.base.score == (0.0 if name == "agreement" else summary.base.score)
 
 
 @pytest.mark.usefixtures("stub")

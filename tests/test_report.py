@@ -67,6 +67,16 @@ def test_says_what_happened(tmp_path: Path) -> None:
         assert said in text
 
 
+def test_names_the_score_where_the_run_does() -> None:
+    plain = replace(make_summary(), settings={})
+    named = replace(plain, settings={"score": "agreement"})
+    text = read(render(named)).text
+    assert "Score (agreement)" in text
+    assert "(agreement)." in sentence(named)
+    assert "Score (" not in read(render(plain)).text
+    assert "(" not in sentence(plain)
+
+
 def test_needs_nothing_from_outside() -> None:
     html = render(make_summary())
     reader = read(html)

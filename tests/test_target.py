@@ -59,6 +59,7 @@ def test_a_file_with_generators(tmp_path: Path) -> None:
     assert target.build_model() is not target.build_model()
     assert isinstance(target.calibration, list)
     assert [float(b.mean()) for b in target.calibration] == [0, 1]
+    assert target.validation is not None
     assert [len(list(target.validation)) for _ in range(3)] == [1, 1, 1]
     assert target.training is None
     assert target.score is None
@@ -140,9 +141,16 @@ def test_a_module_whose_package_does_not_import(
         resolve_target("mine_broken.net")
 
 
-@pytest.mark.parametrize(
-    "name", ["build_model", "example_input", "calibration_data", "validation_data"]
-)
+def test_validation_data_is_optional_and_may_hold_inputs_alone(tmp_path: Path) -> None:
+    without = GOOD.partition("def validation_data")[0]
+    assert resolve(tmp_path, without).validation is None
+    alone = without + "def validation_data():\n    yield torch.zeros(4, 3, 2, 2)\n"
+    validation = resolve(tmp_path, alone).validation
+    assert validation is not None
+    assert [len(list(validation)) for _ in range(2)] == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["build_model", "example_input", "calibration_data"])
 def test_a_missing_function_is_shown_with_its_signature(tmp_path: Path, name: str) -> None:
     with pytest.raises(TargetError, match=rf"must define {name}\(\)") as caught:
         resolve(tmp_path, GOOD.replace(f"def {name}(", "def other("))

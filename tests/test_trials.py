@@ -1,0 +1,266 @@
+"""Trials: the same scores as without shortcuts, and given up only where that is stated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compressor.assembly import Assembler
+from compressor.judge import Judge, make_judge
+from compressor.library import LayerLibrary, make_library
+from compressor.outcome import Outcome
+from compressor.refit import Refitter
+from compressor.space import Architecture
+from compressor.trials import Trials, few_images
+from tests import networks
+from tests.test_assembly import drawn
+from tests.test_library import EXAMPLE, images, read
+
+
+@cache
+def library(network: Any = networks.Residual) -> LayerLibrary:
+    model, space = read(network)
+    return make_library(model, space, EXAMPLE, images(2))
+
+
+def trials(judge: Any, network: Any = networks.Residual, eligible: Any = lambda _: True) -> Trials:
+    made = library(network)
+    assembler = Assembler(made.model, made.space, made.consumers)
+    few = few_images(images(2))
+    refitter = Refitter(made.model, made.space, EXAMPLE, few, remember=True)
+    return Trials(assembler, refitter, judge, eligible)
+
+
+def candidates(count: int, network: Any = networks.Residual) -> list[Architecture]:
+    return drawn(library(network).space.sizes, count)
+
+
+# ---- the score
+
+
+@pytest.mark.parametrize("name", ["agreement", "loss", "top1"])
+@pytest.mark.parametrize("network", [networks.Residual, networks.PaddedShortcuts])
+def test_the_score_is_the_judges_of_the_network(network: Any, name: str) -> None:
+    labelled = [(x, torch.arange(len(x)) % 10) for x in images(3)]
+    judge = make_judge(name, labelled, library(network).model)
+    ours, plain = trials(judge, network), trials(judge, network)
+    for architecture in candidates(4, network):
+        assert ours(architecture) == judge(plain.network(architecture))
+    assert ours.images == 4 * 48
+
+
+def test_the_order_of_candidates_does_not_matter() -> None:
+    judge = make_judge("agreement", images(2), library().model)
+    asked = candidates(4)
+    forward, backward = trials(judge), trials(judge)
+    scores = [forward(a) for a in asked]
+    assert [backward(a) for a in reversed(asked)] == scores[::-1]
+
+
+def test_refitting_brings_the_network_closer_than_the_library() -> None:
+    judge = make_judge("agreement", images(2), library().model)
+    ours = trials(judge)
+    some = candidates(4)
+    gains = [ours(a) / judge(library().build(a)) for a in some]  # of minus a divergence
+    assert sum(gains) / len(gains) < 1
+
+
+def test_a_function_may_change_the_network_that_it_gets() -> None:
+    judge = make_judge("agreement", images(2), library().model)
+
+    def careless(model: nn.Module) -> Tensor:
+        found = judge(model)
+        for parameter in model.parameters():
+            parameter.requires_grad_(True).data.zero_()
+        model.train()
+        model(images(1)[0])
+        return torch.tensor(found, dtype=torch.float64)
+
+    careful, ours = trials(judge), trials(careless)
+    for architecture in (*candidates(3), *candidates(1)):
+        assert ours(architecture) == careful(architecture)
+
+
+# ---- giving up
+
+
+@dataclass(frozen=True)
+class Table(Judge):
+    """Shows batches of images whose values are made up, and counts them."""
+
+    table: Any = None
+    now: list[Any] = field(default_factory=list)
+    shown: list[int] = field(default_factory=list)
+
+    def inputs(self, device: torch.device) -> Iterator[tuple[int, tuple[Tensor, ...], Any]]:
+        x = torch.zeros(1, 3, 16, 16)
+        for number in range(len(self.table[self.now[-1]]) // 50):
+            self.shown.append(number)
+            yield number, (x,), None
+
+    def values(self, number: int, outputs: Any, targets: Any) -> Tensor:
+        values: Tensor = self.table[self.now[-1]][50 * number : 50 * (number + 1)]
+        return values
+
+
+class Told(Trials):
+    """Tells the made-up judge which candidate it sees."""
+
+    def network(self, architecture: Architecture) -> nn.Module:
+        self._judge.now.append(architecture)  # type: ignore[attr-defined]
+        return super().network(architecture)
+
+
+def noise(seed: int, count: int = 1000) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, generator=generator, dtype=torch.float64)
+
+
+def told(values: dict[Architecture, Tensor], eligible: Any = lambda _: True) -> Told:
+    made = library()
+    assembler = Assembler(made.model, made.space, made.consumers)
+    refitter = Refitter(made.model, made.space, EXAMPLE, few_images(images(1)), remember=True)
+    return Told(assembler, refitter, Table("top1", (), table=values), eligible)
+
+
+def test_a_clearly_worse_candidate_is_given_up_with_an_estimate() -> None:
+    one, other = candidates(2)
+    values = {one: noise(0), other: noise(1) - 3}
+    ours = told(values)
+    assert ours(one) == float(values[one].mean())
+    assert ours.images == 1000
+    found = ours(other)
+    assert ours.images == 1000 + 150  # the first whole batches of at least 128
+    less = values[other][:150] - values[one][:150]
+    assert found == pytest.approx(float(values[one].mean() + less.mean()), abs=1e-12)
+
+
+def test_it_is_given_up_as_soon_as_it_is_three_standard_errors_behind() -> None:
+    one, other = candidates(2)
+    values = {one: noise(0), other: noise(1) - 0.25}
+    ours = told(values)
+    ours(one)
+    ours(other)
+    less = values[other] - values[one]
+    behind = [
+        n for n in range(150, 1000, 50) if less[:n].mean() + 3 * less[:n].std() / math.sqrt(n) < 0
+    ]
+    assert ours.images == 1000 + behind[0]
+    assert 150 < behind[0] < 1000
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.05, 3.0])
+def test_what_is_not_clearly_worse_sees_every_image(shift: float) -> None:
+    one, other = candidates(2)
+    values = {one: noise(0), other: noise(1) + shift}
+    ours = told(values)
+    ours(one)
+    assert ours(other) == float(values[other].mean())
+    assert ours.images == 2000
+
+
+def test_the_comparison_is_with_the_best_so_far() -> None:
+    first, best, worse, last = candidates(4)
+    values = {first: noise(0), best: noise(1) + 3, worse: noise(2), last: noise(3) + 2}
+    ours = told(values)
+    for architecture in (first, best, worse):
+        ours(architecture)
+    assert ours.images == 2000 + 150  # as good as the first, but that no longer counts
+    found = ours(last)
+    less = values[last][:150] - values[best][:150]
+    assert found == pytest.approx(float(values[best].mean() + less.mean()), abs=1e-12)
+
+
+def test_what_is_not_eligible_is_never_compared_with() -> None:
+    outside, other, third = candidates(3)
+    values = {outside: noise(0) + 9, other: noise(1), third: noise(2)}
+    ours = told(values, lambda a: a != outside)
+    for architecture in (outside, other, third):
+        assert ours(architecture) == float(values[architecture].mean())
+    assert ours.images == 3000
+
+
+def test_few_images_are_never_cut_short() -> None:
+    one, other = candidates(2)
+    ours = told({one: noise(0, 150), other: noise(1, 150) - 9})
+    ours(one)
+    ours(other)
+    assert ours.images == 300
+
+
+# ---- resuming
+
+
+@pytest.mark.parametrize("done", [0, 1, 3, 5])
+def test_resumed_scores_are_those_of_a_run_without_a_break(done: int) -> None:
+    asked = candidates(7)
+    shifts = [0.0, 2.0, 0.5, 2.0, 1.9, 3.0, 0.0]
+    values = {a: noise(i) + s for i, (a, s) in enumerate(zip(asked, shifts, strict=True))}
+
+    def eligible(architecture: Architecture) -> bool:
+        return architecture != asked[5]
+
+    whole = told(values, eligible)
+    scores = [whole(a) for a in asked]
+    again = told(values, eligible)
+    known = {a: [Outcome(s, "", 0.0)] for a, s in zip(asked[:done], scores, strict=False)}
+    again.resume(known | {(0,) * len(asked[0]): [Outcome(None, "failed", 0.0)]})
+    assert [again(a) for a in asked[done:]] == scores[done:]
+
+
+def test_nothing_known_nothing_to_compare_with() -> None:
+    ours = told({a: noise(i) for i, a in enumerate(candidates(1))})
+    ours.resume({})
+    ours(candidates(1)[0])
+    assert ours.images == 1000
+
+
+def test_a_function_is_not_called_for_what_is_known() -> None:
+    calls: list[nn.Module] = []
+
+    def own(model: nn.Module) -> float:
+        calls.append(model)
+        return 0.5
+
+    first, other = candidates(2)
+    ours = trials(own)
+    ours.resume({first: [Outcome(0.5, "", 0.0)]})
+    ours(other)
+    assert len(calls) == 1
+
+
+# ---- the images that candidates are refitted to
+
+
+def test_the_first_128_inputs_over_batches() -> None:
+    batches = [torch.arange(50 * i, 50 * i + 50.0)[:, None] for i in range(4)]
+    found = few_images([(x, torch.zeros(50)) for x in batches])
+    assert [len(x) for (x,) in found] == [50, 50, 28]
+    assert torch.equal(torch.cat([x for (x,) in found]), torch.arange(128.0)[:, None])
+
+
+def test_a_full_last_batch_is_the_last() -> None:
+    assert [len(x) for (x,) in few_images([torch.zeros(64, 1)] * 3)] == [64, 64]
+
+
+def test_fewer_images_are_all_taken_and_no_more_is_read() -> None:
+    assert len(few_images([torch.zeros(5, 1)] * 3)) == 3
+
+    def batches() -> Iterator[Tensor]:
+        yield torch.zeros(128, 1)
+        raise AssertionError("read on")
+
+    assert len(few_images(batches())) == 1
+
+
+def test_every_input_of_a_batch_is_cut_but_not_what_has_no_batch() -> None:
+    batch = (torch.zeros(200, 3), torch.ones(200), torch.ones(()), torch.ones(7, 2))
+    (found,) = few_images([(batch, torch.zeros(200))])
+    assert [list(x.shape) for x in found] == [[128, 3], [128], [], [7, 2]]
