@@ -130,6 +130,27 @@ def _drawn(reach: Reach, count: int, rng: random.Random) -> list[Architecture]:
     return list(found) or [reach.witness]
 
 
+def repaired(
+    reach: Reach, network: Sequence[int], layers: Sequence[int], rng: random.Random
+) -> Architecture | None:
+    """The network brought into the band by random single steps of the given layers.
+
+    Where the band is not known to hold a network, only below the limits. None where some steps
+    do not get there.
+    """
+    wanted = reach.in_band if reach.holds_band else reach.inside
+    options = list(network)
+    for _ in range(_STEPS):
+        if wanted(tuple(options)):
+            return tuple(options)
+        step = 1 if reach.inside(tuple(options)) else -1
+        free = [i for i in layers if 0 <= options[i] + step < reach.sizes[i]]
+        if not free:
+            return None
+        options[rng.choice(free)] += step
+    return None
+
+
 class _Evolution:
     def __init__(self, ledger: Ledger, batch: int, rng: random.Random) -> None:
         self._ledger, self._reach = ledger, ledger.reach
@@ -175,17 +196,4 @@ class _Evolution:
         options = [o for o in range(self._reach.sizes[layer]) if o != parent[layer]]
         child = list(parent)
         child[layer] = self._rng.choice(options)
-        return self._repaired(child, [i for i in layers if i != layer])
-
-    def _repaired(self, network: list[int], layers: list[int]) -> Architecture | None:
-        """The network with single steps of the given layers, until it is in the band."""
-        wanted = self._reach.in_band if self._reach.banded else self._reach.inside
-        for _ in range(_STEPS):
-            if wanted(tuple(network)):
-                return tuple(network)
-            step = 1 if self._reach.inside(tuple(network)) else -1
-            free = [i for i in layers if 0 <= network[i] + step < self._reach.sizes[i]]
-            if not free:
-                return None
-            network[self._rng.choice(free)] += step
-        return None
+        return repaired(self._reach, child, [i for i in layers if i != layer], self._rng)

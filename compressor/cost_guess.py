@@ -7,12 +7,14 @@ network that it proposes is checked with the true cost. Knows no torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from compressor.kernels import Floats, Networks
 
+_MEMORY = 0.7  # weight of the earlier errors in the present one
 _NOISE = 0.1  # share of a deviation that no sum of corrections explains
 
 
@@ -32,6 +34,7 @@ class CostGuess:
         self._window = window
         self._known: dict[tuple[int, ...], float] = {}
         self.error = 0.0
+        self.learned = 0
 
     @property
     def table(self) -> Floats:
@@ -48,11 +51,13 @@ class CostGuess:
         return self._offset + _sums(self._table, networks)
 
     def learn(self, networks: Networks, shares: Floats) -> None:
-        """Takes in true costs, and keeps the mean size of the guess's error in `error`."""
+        """Takes in true costs of networks, and keeps the size of the latest errors in `error`."""
         if not len(networks):
             return
-        miss = shares - self.of(networks)
-        self.error = float(np.sqrt(np.mean(miss**2)))
+        miss = float(np.mean((shares - self.of(networks)) ** 2))
+        kept = _MEMORY if self._known else 0.0
+        self.learned += len(networks)
+        self.error = math.sqrt(kept * self.error**2 + (1 - kept) * miss)
         for row, share in zip(networks.tolist(), shares.tolist(), strict=True):
             self._known.pop(tuple(row), None)
             self._known[tuple(row)] = share

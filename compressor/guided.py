@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from compressor.kernels import Effects, Floats, Networks
+from compressor.kernels import Effects, Floats
 from compressor.ledger import Ledger
 from compressor.settings import SearchSettings
 from compressor.space import Architecture
@@ -24,7 +24,8 @@ from compressor.surrogate import Surrogate
 from compressor.trend import Hints, Trend
 
 _FIRST = 6  # networks scored before the model is asked
-_DRAWS = 2  # draws from the model that are recombined besides what it expects
+_DRAWS = 1  # draws from the model that are recombined besides what it expects
+_LEAST = 1e-150
 _LOOKS = 3  # networks measured for each that is scored, before a bisection finds one
 
 
@@ -55,20 +56,18 @@ class Guided:
             batch = self._batch(min(self._settings.batch, self._ledger.left))
             if not batch:
                 return
-            self._ledger.ask(batch)
+            self._ledger.ask_again(batch)
 
     def expected(self, networks: Sequence[Architecture]) -> list[float]:
         """The scores that are expected of networks, noise taken out as far as possible."""
         self._learn()
-        means, _ = self._predict(np.array(networks, dtype=np.int64))
+        means, _ = self._predicted(networks)
         return [float(mean) for mean in means]
 
     def _first(self) -> list[Architecture]:
         """The evenly filled network and random ones, or the best by several views of the hints."""
         count = min(_FIRST, max(1, self._ledger.left // 4))
-        first: dict[Architecture, None] = {}
-        if self._hinted:
-            first = dict.fromkeys(self._hinted_at(count))
+        first = dict.fromkeys(self._hinted_at(count)) if self._hinted else {}
         first.setdefault(self._reach.witness)
         while len(first) < count:
             network = self._supply.random(first)
@@ -84,19 +83,12 @@ class Guided:
         views += [self._trend.view(self._draws) for _ in range(count - 1)]
         for view in views:
             networks = self._supply.recombined([view], found)
-            if not len(networks):
-                continue
-            for place in np.argsort(-view.of(networks), kind="stable").tolist():
-                network = tuple(networks[place].tolist())
-                if not self._supply.measured or self._supply.measured_inside(network):
-                    found[network] = None
+            values = view.of(np.array(networks, dtype=np.int64)) if networks else np.zeros(0)
+            for place in np.argsort(-values, kind="stable").tolist():
+                if not self._supply.measured or self._supply.measured_inside(networks[place]):
+                    found[networks[place]] = None
                     break
         return list(found)
-
-    def _predict(self, networks: Networks) -> tuple[Floats, Floats]:
-        """Mean and standard deviation of scores, each [N]."""
-        mean, deviation = self._surrogate.predict(networks)
-        return mean + self._trend.of(networks), deviation
 
     def _believed(self, effects: Effects) -> Effects:
         """What the model believes of the options, on top of the trend."""
@@ -116,57 +108,86 @@ class Guided:
         values = np.array([worst if score is None else score for _, score in history])
         everything = np.array([a for a, _ in history], dtype=np.int64)
         self._trend.fit(everything, values)
-        self._surrogate.learn(
-            new.reshape(-1, len(self._reach.sizes)), values - self._trend.of(everything)
-        )
+        rest = values - self._trend.of(everything)
+        self._surrogate.learn(new.reshape(-1, len(self._reach.sizes)), rest)
         self._learned = len(history)
         return True
 
     def _batch(self, count: int) -> list[Architecture]:
-        batch: dict[Architecture, None] = {}
+        """Networks to score next; each takes the ones before it as scored as expected."""
+        batch: list[Architecture] = []
         learned = self._learn()
         while len(batch) < count:
-            seen = {a for a, _ in self._ledger.history} | batch.keys()
-            network = self._promising(seen) if learned else None
-            network = network or self._supply.random(seen)
+            seen = {a for a, _ in self._ledger.history} | set(batch)
+            network = self._promising(batch, seen) if learned else self._supply.random(seen)
             if network is None:
                 break
-            batch[network] = None
+            batch.append(network)
             if learned and len(batch) < count:
                 self._surrogate.pretend(np.array([network], dtype=np.int64))
-        return list(batch)
+        return batch
 
-    def _promising(self, seen: set[Architecture]) -> Architecture | None:
-        """The network with the largest expected improvement among those recombined."""
-        effects = [self._believed(self._surrogate.effects())]
-        effects += [self._believed(self._surrogate.draw(self._draws)) for _ in range(_DRAWS)]
-        networks = self._supply.recombined(effects, seen)
-        if not len(networks):
-            return None
-        gains = _improvement(*self._predict(networks), self._best())
-        looks = _LOOKS if self._supply.measured else 1
-        for place in np.argsort(-gains, kind="stable")[:looks].tolist():
-            network = tuple(networks[place].tolist())
+    def _promising(
+        self, batch: Sequence[Architecture], seen: Collection[Architecture]
+    ) -> Architecture | None:
+        """The network whose score promises the largest gain.
+
+        A gain is how much better the final choice is expected to become (the knowledge gradient,
+        as if the networks were independent): a new network must beat the best, a network that was
+        scored before, where scores are noisy, must change places with the best or the second.
+        """
+        new = self._candidates(seen)
+        means, deviations, networks = self._standing(batch)
+        gains = _gains(*self._predicted(new), means.max(), self._surrogate.noise)
+        gains += self._supply.chances(new)
+        if not self._settings.deterministic:
+            rivals = np.full(len(means), means.max())
+            rivals[means.argmax()] = np.partition(means, -2)[-2] if len(means) > 1 else -np.inf
+            closer = rivals - np.abs(means - rivals)
+            again = _gains(closer, deviations, rivals, self._surrogate.noise)
+            gains, new = np.append(gains, again), [*new, *networks]
+        for place in np.argsort(-gains, kind="stable")[:_LOOKS].tolist():
+            network: Architecture = new[place]
             if not self._supply.measured or self._supply.measured_inside(network):
                 return network
-        return None
+        return self._supply.random(seen)
 
-    def _best(self) -> float:
-        """What must be improved: the best score, or the best expectation where scores are noisy."""
-        scores = self._ledger.scores()
-        inside = [a for a in scores if self._reach.in_band(a)] or list(scores)
-        if self._settings.deterministic:
-            return max(scores[a] for a in inside)
-        return float(self._predict(np.array(inside, dtype=np.int64))[0].max())
+    def _candidates(self, seen: Collection[Architecture]) -> list[Architecture]:
+        """New networks with large sums of expected and of drawn effects."""
+        effects = [self._believed(self._surrogate.effects())]
+        effects += [self._believed(self._surrogate.draw(self._draws)) for _ in range(_DRAWS)]
+        found = self._supply.recombined(effects, seen)
+        if found or not self._settings.deterministic:
+            return found
+        random = self._supply.random(seen)
+        return [random] if random else []
+
+    def _predicted(self, networks: Sequence[Architecture]) -> tuple[Floats, Floats]:
+        if not networks:
+            return np.zeros(0), np.zeros(0)
+        places = np.array(networks, dtype=np.int64)
+        means, deviations = self._surrogate.predict(places)
+        return means + self._trend.of(places), deviations
+
+    def _standing(self, batch: Sequence[Architecture]) -> tuple[Floats, Floats, list[Architecture]]:
+        """What is believed of the networks that were scored, of the band if some are in it."""
+        means, deviations = self._surrogate.fitted()
+        rows = {a: row for row, (a, _) in enumerate(self._ledger.history)}
+        rows |= {a: len(self._ledger.history) + row for row, a in enumerate(batch)}
+        band = {a: row for a, row in rows.items() if self._reach.in_band(a)} or rows
+        places = list(band.values())
+        expected = means[places] + self._trend.of(np.array(list(band), dtype=np.int64))
+        return expected, deviations[places], list(band)
 
 
-def _improvement(mean: Floats, deviation: Floats, best: float) -> Floats:
-    """Logarithm of the expected improvement over `best`, [N]."""
-    ratio = (mean - best) / deviation
+def _gains(mean: Floats, deviation: Floats, best: Floats, noise: float) -> Floats:
+    """Logarithm of the gain over `best` that one noisy score is expected to bring, [N]."""
+    spread = np.maximum(deviation**2 / np.sqrt(deviation**2 + noise**2), _LEAST)
+    ratio = np.maximum((mean - best) / spread, -1e6)
     density = -0.5 * ratio**2 - math.log(math.sqrt(2 * math.pi))
     below = np.array([math.erfc(-max(r, -5.0) / math.sqrt(2)) / 2 for r in ratio.tolist()])
-    # far below, where the difference of the exact terms has no digits left: its limit
-    near = np.log(np.maximum(np.exp(density) + ratio * below, 1e-300))
+    # far below, where the sum of the exact terms has no digits left: its limit
+    near = np.log(np.maximum(np.exp(density) + ratio * below, _LEAST))
     far = density - 2 * np.log(np.maximum(-ratio, 1.0))
-    gains: Floats = np.log(deviation) + np.where(ratio > -5, near, far)
+    gains: Floats = np.log(spread) + np.where(ratio > -5, near, far)
     return gains

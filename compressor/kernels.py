@@ -1,11 +1,12 @@
 """What scores of similar networks have in common, as covariances. Knows no torch.
 
 The score of a network is modelled as a sum of effects of its layers' options. Three kinds of
-knowledge say which effects resemble each other: the same option may do the same everywhere
-(*shared*), nearly the same in layers that lie close together (*depth*), or something else in each
-layer (*own*). Each comes in two forms: *smooth* over the order of the options, and *free* of any
-order. *Pairs* are interactions of neighbouring layers, and the *rest* is whatever else similar
-networks share. How much there is of each is left to the data (`compressor.surrogate`).
+knowledge say which effects resemble each other: an option may do the same everywhere (*shared*),
+nearly the same in layers that lie close together (*depth*), or something else in each layer
+(*own*, with an amount for each layer, since some layers matter much more than others). Effects
+are *smooth* over the order of the options, or *free* of any order. *Pairs* are interactions of
+neighbouring layers, and the *rest* is whatever else similar networks share. How much there is of
+each is left to the data (`compressor.surrogate`).
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ Floats = NDArray[np.float64]
 Networks = NDArray[np.int64]
 """Architectures, [N, L]."""
 
-_SMOOTHNESS = 0.5  # correlation length over the options, as a share of their range
+_SMOOTHNESS = 0.7  # correlation length over the options, as a share of their range
 _REACH = 2.0  # correlation length over the depth, in layers
-_FAR = 0.3  # correlation of the rest that survives where a layer differs completely
+_FAR = 0.6  # correlation of the rest that survives where a layer differs completely
 
-PARTS = (
-    "shared smooth", "shared free", "depth smooth", "depth free", "own smooth", "own free",
-    "pairs", "rest",
-)  # fmt: skip
-PRIOR = np.array([0.25, 0.25, 0.25, 0.25, 0.25, 0.25, 0.2, 0.2])
-"""Share of each part in the variance of the scores, as far as nothing is known."""
+_LEAST = 1e-6  # variance below which options do not differ
+
+_FREEDOM = 0.1  # share of own effects and pairs that does not follow the order of the options
+# variances as far as nothing is known, as shares of the variance of the scores
+_SHARED = (0.2, 0.05, 0.2, 0.05)  # shared and depth, each smooth and free
+_OWN = 0.25  # of each layer, were all layers like it
+_PAIRS = 0.05
+_REST = 0.1
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,22 @@ class Kernels:
         smooth = np.exp(-0.5 * ((grid[:, None] - grid) / _SMOOTHNESS) ** 2)
         free = np.eye(len(grid))
         self._smooth, self._free = _centred(smooth), _centred(free)
-        self._mixed = (self._smooth + self._free) / 2
+        self._mixed = (1 - _FREEDOM) * self._smooth + _FREEDOM * self._free
         self._alike = np.log(_FAR + (1 - _FAR) * (smooth + free) / 2)
         self._near = np.exp(-np.abs(self._layers[:, None] - self._layers) / _REACH)
         self._roots = {
             "smooth": _root(self._smooth), "free": _root(self._free),
             "mixed": _root(self._mixed), "near": _root(self._near),
         }  # fmt: skip
+
+    @property
+    def prior(self) -> Floats:
+        """Share of each part in the variance of the scores, as far as nothing is known.
+
+        Shared and depth, each smooth and free; then own, one part for each layer; pairs; rest.
+        """
+        layers = len(self._layers)
+        return np.array([*_SHARED, *[_OWN] * layers, _PAIRS, _REST])
 
     def between(self, first: Networks, second: Networks) -> Floats:
         """Covariance of each part, [parts, N, M]."""
@@ -85,11 +97,12 @@ class Kernels:
         parts = []
         for kernel in (self._smooth, self._free):
             parts.append(counts @ kernel @ other_counts.T / layers)
-        for marks in (near, two):
-            for kernel in (self._smooth, self._free):
-                parts.append(flat @ (marks @ kernel).reshape(len(two), -1).T / layers)
+        for kernel in (self._smooth, self._free):
+            parts.append(flat @ (near @ kernel).reshape(len(two), -1).T / layers)
+        own = self._mixed[places.T[:, :, None], others.T[:, None]]
+        pairs = np.einsum("lnm,lnm->nm", own[1:], own[:-1]) / max(1, layers - 1)
         alike = flat @ (two @ self._alike).reshape(len(two), -1).T
-        return np.stack([*parts, self._paired(places, others), np.exp(alike)])
+        return np.concatenate([parts, own / layers, [pairs, np.exp(alike)]])
 
     def variances(self, networks: Networks) -> Floats:
         """Prior variance of each part, [parts, N]."""
@@ -100,12 +113,11 @@ class Kernels:
         parts = []
         for kernel in (self._smooth, self._free):
             parts.append(((counts @ kernel) * counts).sum(axis=1) / layers)
-        for other in (near, marks):
-            for kernel in (self._smooth, self._free):
-                parts.append(((other @ kernel) * marks).sum(axis=(1, 2)) / layers)
-        mixed = self._mixed[places, places]
-        pairs = (mixed[:, 1:] * mixed[:, :-1]).sum(axis=1) / max(1, layers - 1)
-        return np.stack([*parts, pairs, np.ones(len(networks))])
+        for kernel in (self._smooth, self._free):
+            parts.append(((near @ kernel) * marks).sum(axis=(1, 2)) / layers)
+        own = self._mixed[places, places].T
+        pairs = (own[1:] * own[:-1]).sum(axis=0) / max(1, layers - 1)
+        return np.concatenate([parts, own / layers, [pairs, np.ones(len(networks))]])
 
     def effects(self, networks: Networks, weights: Floats, amounts: Floats) -> Effects:
         """Covariance of every effect with `weights @ scores of networks`.
@@ -118,27 +130,28 @@ class Kernels:
         layers = len(self._layers)
         places = self._places(networks)
         marks = np.tensordot(weights, self._marked(places), 1)
-        shared, depth, own = (
-            (amounts[i] * self._smooth + amounts[i + 1] * self._free) / layers for i in (0, 2, 4)
+        shared, depth = (
+            (amounts[i] * self._smooth + amounts[i + 1] * self._free) / layers for i in (0, 2)
         )
-        main = marks.sum(axis=0) @ shared + self._near @ marks @ depth + marks @ own
+        own = amounts[4:-2, None] / layers * (marks @ self._mixed)
+        main = marks.sum(axis=0) @ shared + self._near @ marks @ depth + own
         rows = self._mixed[places].transpose(1, 2, 0)
         pairs = (rows[:-1] * weights) @ rows[1:].transpose(0, 2, 1)
-        return self._spread(main, amounts[6] / max(1, layers - 1) * pairs)
+        return self._spread(main, amounts[-2] / max(1, layers - 1) * pairs)
 
     def draw(self, amounts: Floats, rng: np.random.Generator) -> Effects:
         """Effects drawn from the prior."""
         layers, grid = len(self._layers), len(self._smooth)
-        main = np.zeros((layers, grid))
+        own = rng.standard_normal((layers, grid)) * np.sqrt(amounts[4:-2, None])
+        main = own @ self._roots["mixed"].T
         for place, form in enumerate(("smooth", "free")):
-            root = self._roots[form].T
             shared = rng.standard_normal(grid) * np.sqrt(amounts[place])
             depth = rng.standard_normal((layers, grid)) * np.sqrt(amounts[2 + place])
-            own = rng.standard_normal((layers, grid)) * np.sqrt(amounts[4 + place])
-            main += (shared + self._roots["near"] @ depth + own) @ root / np.sqrt(layers)
+            main += (shared + self._roots["near"] @ depth) @ self._roots[form].T
+        main /= np.sqrt(layers)
         root = self._roots["mixed"]
         pairs = root @ rng.standard_normal((layers - 1, grid, grid)) @ root.T
-        return self._spread(main, np.sqrt(amounts[6] / max(1, layers - 1)) * pairs)
+        return self._spread(main, np.sqrt(amounts[-2] / max(1, layers - 1)) * pairs)
 
     def _places(self, networks: Networks) -> Networks:
         return self._at[self._layers, networks]
@@ -146,12 +159,6 @@ class Kernels:
     def _marked(self, places: Networks) -> Floats:
         """One-hot, [N, L, grid]."""
         return np.eye(len(self._smooth))[places]
-
-    def _paired(self, places: Networks, others: Networks) -> Floats:
-        layers = len(self._layers)
-        mixed = self._mixed[places[:, None], others[None]]
-        total: Floats = np.einsum("nml,nml->nm", mixed[..., 1:], mixed[..., :-1])
-        return total / max(1, layers - 1)
 
     def _spread(self, main: Floats, pairs: Floats) -> Effects:
         """From the grid to the options."""
@@ -163,10 +170,13 @@ class Kernels:
 
 
 def _centred(kernel: Floats) -> Floats:
-    """Takes out what all options have in common: the mean of the scores holds it already."""
+    """Takes out what all options have in common, which is in the mean of the scores already.
+
+    What is left gets a mean variance of 1, so that amounts of all kernels mean the same.
+    """
     rows = kernel - kernel.mean(axis=0)
     centred: Floats = rows - rows.mean(axis=1, keepdims=True)
-    return centred
+    return centred / max(float(centred.diagonal().mean()), _LEAST)
 
 
 def _root(kernel: Floats) -> Floats:

@@ -82,7 +82,7 @@ class Ledger:
 
     def answered(self) -> bool:
         """Whether a network was scored that nothing in reach is preferred to for its cost."""
-        wanted = self.reach.in_band if self.reach.banded else self.reach.inside
+        wanted = self.reach.in_band if self.reach.holds_band else self.reach.inside
         return any(wanted(a) for a in self.scores())
 
     def ask(self, batch: Sequence[Architecture], spare: int = 0) -> None:

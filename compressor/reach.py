@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from compressor.budget import format_cost
-from compressor.cost import Limit
+from compressor.cost import BatchCost, Limit
 from compressor.errors import InfeasibleError
 from compressor.space import Architecture
 
@@ -37,8 +37,11 @@ class Reach:
         limits: costs with their limits.
         smallest, original: the networks of first and of last options.
         witness: a network inside, in the band wherever one was found there.
-        banded: whether prefixes that cannot fill the band may be dropped: all costs are monotone
-            and the witness proves that the band holds a network.
+        exact: whether all costs are exact and cheap: monotone ones, or asked of many at once.
+        holds_band: whether the costs are exact and the witness proves that the band holds a
+            network.
+        banded: whether, besides, prefixes that cannot fill the band may be dropped, because all
+            costs are monotone.
     """
 
     def __init__(
@@ -63,8 +66,10 @@ class Reach:
         self._measured = [limit for limit in self.limits if not limit.cost.monotone]
         self._seen: dict[tuple[str, Architecture], float] = {}
         self._require(self._tables, [self.smallest])
+        self.exact = all(is_exact(limit) for limit in self.limits)
         self.witness = self._find_witness()
-        self.banded = not self._measured and self.in_band(self.witness)
+        self.holds_band = self.exact and self.in_band(self.witness)
+        self.banded = self.holds_band and not self._measured
 
     @property
     def key(self) -> Limit:
@@ -164,7 +169,7 @@ class Reach:
 
     def draw(self, rng: random.Random) -> Architecture | None:
         """A random network inside: uniform over the band as far as some draws find it."""
-        if self.banded:
+        if self.holds_band:
             for _ in range(_DRAWS):
                 network = tuple(rng.randrange(size) for size in self.sizes)
                 if self.in_band(network):
@@ -204,7 +209,7 @@ class Reach:
         even = self.complete(())
         if even is None:
             return self._require(self._measured, self._cheap_networks())
-        if self._measured or self.in_band(even):
+        if not self.exact or self.in_band(even):
             return even
         others: Iterable[Architecture | None]
         if math.prod(self.sizes) <= _ENUMERATED:
@@ -246,6 +251,11 @@ class Reach:
             f"{shown[0]} and the cheapest network found has {shown[1]}, with {layers} to choose "
             f"from; raise the limit of {unit} to {shown[1]} or more, or let more layers shrink"
         )
+
+
+def is_exact(limit: Limit) -> bool:
+    """Whether a cost is a table that answers in microseconds, not a measurement."""
+    return limit.cost.monotone or isinstance(limit.cost, BatchCost)
 
 
 def _keeps(tables: Iterable[Limit], network: Architecture) -> bool:

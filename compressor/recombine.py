@@ -32,39 +32,43 @@ def best_of_each_cost(
         [N, L], by rising cost; costs that no network has are left out.
     """
     low, high = max(0, window[0]), window[1]
-    values, before = _forward(effects, steps, high + 1)
-    tail = values[low : high + 1]
+    if high < low:
+        return np.zeros((0, len(steps)), dtype=np.int64)
+    rows = _forward(effects, steps, high + 1)
+    tail = rows[-1][low:]
     order = np.argsort(-tail, axis=1, kind="stable")[:, :each]
     cost, place = np.nonzero(np.isfinite(np.take_along_axis(tail, order, axis=1)))
-    return _trace_back(before, steps, cost + low, order[cost, place])
+    return _trace_back(effects, steps, rows, cost + low, order[cost, place])
 
 
-def _forward(effects: Effects, steps: Ints, width: int) -> tuple[Floats, list[NDArray[np.intp]]]:
-    """Best value of each cost and last option, [width, S], and the options before."""
-    layers, options = effects.main.shape
+def _forward(effects: Effects, steps: Ints, width: int) -> list[Floats]:
+    """`M_l` for every layer: the best value of each cost and last option, [width, S]."""
+    options = effects.main.shape[1]
     start = np.full((width, options), -np.inf)
     inside = steps[0] < width
     start[steps[0][inside], np.flatnonzero(inside)] = effects.main[0][inside]
-    values, before = start, []
+    rows = [start]
     costs, columns = np.arange(width)[:, None], np.arange(options)
-    for layer in range(1, layers):
-        joined = values[:, None, :] + effects.pairs[layer - 1].T
-        chosen = joined.argmax(axis=2)
-        best = np.take_along_axis(joined, chosen[..., None], axis=2)[..., 0]
-        source = costs - steps[layer]
-        extended = best[np.maximum(source, 0), columns] + effects.main[layer]
-        values = np.where(source >= 0, extended, -np.inf)
-        before.append(chosen)
-    return values, before
+    # what lies below the cheapest cost is taken from a row of -inf at the end
+    best = np.full((width + 1, options), -np.inf)
+    for step, main, pairs in zip(steps[1:], effects.main[1:], effects.pairs, strict=True):
+        np.max(rows[-1][:, None, :] + pairs.T, axis=2, out=best[:-1])
+        rows.append(best[np.maximum(costs - step, -1), columns] + main)
+    return rows
 
 
 def _trace_back(
-    before: list[NDArray[np.intp]], steps: Ints, cost: NDArray[np.intp], last: NDArray[np.intp]
+    effects: Effects,
+    steps: Ints,
+    rows: list[Floats],
+    cost: NDArray[np.intp],
+    last: NDArray[np.intp],
 ) -> Networks:
+    """The networks behind the values of the last row."""
     networks = np.zeros((len(cost), len(steps)), dtype=np.int64)
     networks[:, -1] = last
     for layer in range(len(steps) - 1, 0, -1):
         cost = cost - steps[layer][last]
-        last = before[layer - 1][cost, last]
+        last = (rows[layer - 1][cost] + effects.pairs[layer - 1][:, last].T).argmax(axis=1)
         networks[:, layer - 1] = last
     return networks

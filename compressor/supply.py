@@ -13,10 +13,10 @@ from collections.abc import Container, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.cost import BatchCost, Limit, costs_of
+from compressor.cost import Limit, costs_of
 from compressor.cost_guess import CostGuess, single_changes
 from compressor.kernels import Effects, Floats, Networks
-from compressor.reach import Reach
+from compressor.reach import Reach, is_exact
 from compressor.recombine import best_of_each_cost
 from compressor.space import Architecture
 
@@ -25,8 +25,9 @@ _BASES = 4  # networks around which the first guess of the costs is taken
 _TABLE_WINDOW, _MEASURED_WINDOW = 64, 256  # known costs that correct the guess
 _TRIES = 3  # recombinations with corrected costs before other sources are asked
 _MOST = 10.0  # share of a limit from which on costs are all the same to the guess
+_SURE = 1e-9  # least error of a guess, and least chance
 _STRAIN = 1.3  # factor on the weight of a limit that candidates break
-_REPEATS = 100  # random networks in a row that bring nothing new before the space is looked through
+_REPEATS = 10  # random networks in a row that bring nothing new before the space is looked through
 _ENUMERATED = 2**16  # networks of spaces that can be looked through
 _ENUMERATED_MEASURED = 256  # the same where each look is a measurement
 
@@ -39,29 +40,31 @@ class Supply:
         self._reach, self._rng = reach, rng
         self._buckets = buckets or _BUCKETS
         self._real = _padding(reach.sizes)
-        self._exact = [limit for limit in reach.limits if _cheap(limit)]
-        self.measured = [limit for limit in reach.limits if not _cheap(limit)]
+        self._exact = [limit for limit in reach.limits if is_exact(limit)]
+        self.measured = [limit for limit in reach.limits if not is_exact(limit)]
         self._limits = self._exact + self.measured
         self._weights = np.full(len(self._limits), 1 / len(self._limits))
-        self._banded = reach.in_band(reach.witness)
+        # costs that are only guessed are aimed at as well, but nothing is dropped for them
+        self._aims = reach.in_band(reach.witness)
         self._rest: list[Architecture] | None = None
         bases = {reach.witness} | {self._drawn() for _ in range(_BASES - 1)}
         self._guesses = self._first_guesses(np.array(sorted(bases), dtype=np.int64))
 
-    def recombined(self, effects: list[Effects], seen: Container[Architecture]) -> Networks:
-        """The best networks of each cost near the limits for each of the given effects, [N, L].
+    def recombined(
+        self, effects: Sequence[Effects], seen: Container[Architecture]
+    ) -> list[Architecture]:
+        """The best networks of each cost near the limits for each of the given effects.
 
         They are new, inside every exact limit, and in the band where it is known to hold one.
         """
         found: dict[Architecture, None] = {}
         for effect in effects:
             for _ in range(_TRIES):
-                networks = self._candidates(effect)
-                good = [a for a in self._checked(networks) if a not in seen]
-                found |= dict.fromkeys(good)
-                if good:
+                inside = self._checked(self._candidates(effect))
+                found |= dict.fromkeys(a for a in inside if a not in seen)
+                if inside:
                     break
-        return np.array(list(found), dtype=np.int64).reshape(len(found), len(self._reach.sizes))
+        return list(found)
 
     def random(self, seen: Container[Architecture]) -> Architecture | None:
         """A new network drawn at random from the band; None where there seems to be none."""
@@ -89,7 +92,7 @@ class Supply:
                 self._weights[row] *= _STRAIN
         self._weights = np.maximum(self._weights / self._weights.sum(), 0.02)
         good = (shares <= 1).all(axis=0)
-        if self._banded and not self.measured:
+        if self._reach.holds_band:
             good &= shares.max(axis=0) >= self._reach.tightness
         return [tuple(row) for row in networks[good].tolist()]
 
@@ -109,7 +112,7 @@ class Supply:
         unit = (top - start) / self._buckets
         steps = np.where(self._real, np.rint((table - cheapest) / unit), 0).astype(np.int64)
         low = self._reach.tightness if len(weights) == 1 else self._reach.tightness * 0.8
-        first = math.floor((low - start - error) / unit) if self._banded else 0
+        first = math.floor((low - start - error) / unit) if self._aims else 0
         main = np.where(self._real, effects.main, -np.inf)
         return best_of_each_cost(Effects(main, effects.pairs), steps, (first, self._buckets))
 
@@ -120,7 +123,8 @@ class Supply:
         """Small spaces are looked through for the last networks, the most expensive first."""
         if self._rest is None:
             self._rest = self._everything()
-        for network in self._rest:
+        while self._rest:
+            network = self._rest.pop()
             if network not in seen and (not self.measured or self.measured_inside(network)):
                 return network
         return None
@@ -133,7 +137,7 @@ class Supply:
         networks = np.indices(sizes).reshape(len(sizes), -1).T
         shares = [_shares(limit, networks) for limit in self._exact]
         most = np.max([*shares, np.zeros(len(networks))], axis=0)
-        order = np.argsort(-most, kind="stable")
+        order = np.argsort(most, kind="stable")
         return [tuple(row) for row in networks[order[most[order] <= 1]].tolist()]
 
     def _first_guesses(self, bases: Networks) -> list[CostGuess]:
@@ -153,18 +157,26 @@ class Supply:
         offset = float((_shares(limit, bases) - guess.of(bases)).mean())
         return CostGuess(table, offset, _TABLE_WINDOW)
 
+    def chances(self, networks: Sequence[Architecture]) -> Floats:
+        """Logarithm of the chance that networks keep the measured limits, [N]."""
+        chances = np.zeros(len(networks))
+        if not networks:
+            return chances
+        for guess in self._guesses[len(self._exact) :]:
+            margins = 1 - guess.of(np.array(networks, dtype=np.int64))
+            ratios = margins / max(guess.error, _SURE) / math.sqrt(2)
+            chances += [math.log(max(math.erfc(-r) / 2, _SURE)) for r in ratios.tolist()]
+        return chances
+
     def _note_measured(self) -> None:
         for limit, guess in zip(self.measured, self._guesses[len(self._exact) :], strict=True):
-            guess.learn(*self._measurements(limit))
+            networks, shares = self._measurements(limit)
+            guess.learn(networks[guess.learned :], shares[guess.learned :])
 
     def _measurements(self, limit: Limit) -> tuple[Networks, Floats]:
         known = self._reach.measured(limit)
         networks = np.array(list(known), dtype=np.int64)
         return networks, _of_limit(limit, np.array(list(known.values())))
-
-
-def _cheap(limit: Limit) -> bool:
-    return limit.cost.monotone or isinstance(limit.cost, BatchCost)
 
 
 def _shares(limit: Limit, networks: Networks) -> Floats:

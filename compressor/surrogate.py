@@ -11,12 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compressor.kernels import PRIOR, Effects, Floats, Kernels, Networks
+from compressor.kernels import Effects, Floats, Kernels, Networks
 
 _ALONE = 0.1  # prior share of what a network has for itself
 _NOISE = 0.1  # prior share of the noise of a score
 _QUIET = 1e-6  # least share of the noise, for stable sums
-_FIRST, _AGAIN = 20, 2  # updates of the amounts: at the start, after each new score
+_FIRST, _AGAIN = 20, 4  # updates of the amounts: at the start, and whenever they are renewed
+_RENEWAL = 1.08  # growth of the number of scores that renews the amounts
 
 
 class Surrogate:
@@ -33,8 +34,9 @@ class Surrogate:
         self._deterministic = deterministic
         self._networks: Networks = np.zeros((0, len(sizes)), dtype=np.int64)
         self._inverse: Floats = np.zeros((0, 0))
-        self._parts: Floats = np.zeros((len(PRIOR) + 2, 0, 0))
+        self._parts: Floats = np.zeros((len(self._kernels.prior) + 2, 0, 0))
         self._amounts: Floats | None = None
+        self._renewed = 0
 
     def learn(self, networks: Networks, scores: Floats) -> None:
         """Takes in new networks behind those known, and all scores, known ones included."""
@@ -43,7 +45,10 @@ class Surrogate:
         self._extend(networks)
         self._mean = float(scores.mean())
         self._rest = scores - self._mean
-        self._set_amounts()
+        if len(scores) >= _RENEWAL * self._renewed:
+            self._renewed = len(scores)
+            self._set_amounts()
+        self._finish()
 
     def pretend(self, networks: Networks) -> None:
         """Takes networks as scored as expected, until the next call of `learn`."""
@@ -74,6 +79,17 @@ class Surrogate:
         variance = prior - np.einsum("nm,nm->n", cross @ self._inverse, cross)
         return self._mean + cross @ self._weights, np.sqrt(np.maximum(variance, 1e-12 * prior))
 
+    def fitted(self) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of what was learned, without its noise, each [N]."""
+        noise = float(self.amounts[-1])
+        variance = noise - noise**2 * self._inverse.diagonal()
+        return self._mean + self._rest - noise * self._weights, np.sqrt(np.maximum(variance, 0))
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of a single score about its expectation."""
+        return float(np.sqrt(self.amounts[-1]))
+
     @property
     def amounts(self) -> Floats:
         """Variance of each part, then of what networks have for themselves, then of the noise."""
@@ -99,7 +115,7 @@ class Surrogate:
         variance = max(float(self._rest.var()), 1e-12)
         self._level = variance
         noise = _QUIET if self._deterministic else _NOISE
-        modes = variance * np.array([*PRIOR, _ALONE, noise])
+        modes = variance * np.array([*self._kernels.prior, _ALONE, noise])
         amounts = modes if self._amounts is None else self._amounts
         for _ in range(_FIRST if self._amounts is None else _AGAIN):
             self._solve(amounts)
@@ -111,7 +127,6 @@ class Surrogate:
             if self._deterministic:
                 amounts[-1] = modes[-1]
         self._amounts = amounts
-        self._finish()
 
     def _finish(self) -> None:
         amounts = self.amounts

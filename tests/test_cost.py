@@ -3,12 +3,14 @@ from __future__ import annotations
 import itertools
 import time
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressor.cost import (
     SizeTable,
     TensorSize,
+    costs_of,
     layer_control,
     madds_table,
     params_table,
@@ -193,3 +195,21 @@ def test_a_lookup_takes_microseconds() -> None:
     for _ in range(500):
         table(net.space.original)
     assert (time.perf_counter() - start) / 500 < 1e-3
+
+
+def test_many_at_once_cost_the_same_as_one_by_one() -> None:
+    net = Net([[2, 8], [4, 16, 24], [5]], [[3], [1, 5], [3]], 7)
+    networks = np.array(list(itertools.product(*map(range, net.space.sizes))))
+    for table in (madds_table(net.space, net.tensors, 3), params_table(net.space, net.tensors)):
+        assert table.many(networks).tolist() == [table(tuple(n)) for n in networks.tolist()]
+        assert costs_of(table, networks).tolist() == table.many(networks).tolist()
+
+
+def test_costs_of_asks_one_by_one_where_it_must() -> None:
+    class Plain:
+        unit, monotone = "latency", False
+
+        def __call__(self, architecture: Architecture) -> float:
+            return float(sum(architecture))
+
+    assert costs_of(Plain(), np.array([[1, 2], [3, 4]])).tolist() == [3.0, 7.0]

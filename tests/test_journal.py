@@ -256,7 +256,7 @@ def test_a_killed_writer_leaves_whole_evaluations(path: Path) -> None:
         deadline = time.monotonic() + 20
         while not path.exists() and time.monotonic() < deadline:
             time.sleep(0.002)
-        if seen:
+        if delay:  # however slow the disk is, the later ones are killed while they record
             _wait_for_growth(path, deadline)
         time.sleep(delay)
         os.kill(writer.pid, signal.SIGKILL)

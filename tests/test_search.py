@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compressor.baselines import brute_force, random_search
+from compressor.baselines import brute_force, random_search, regularised_evolution
 from compressor.buckets import Members
 from compressor.cost import Limit
 from compressor.errors import (
@@ -162,7 +162,7 @@ def test_never_above_a_limit_and_something_is_found_whenever_it_exists(
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("search", [layer_nas, random_search])
+@pytest.mark.parametrize("search", [layer_nas, random_search, regularised_evolution])
 @settings(max_examples=60, deadline=None)
 @given(problem=_problems(), count=st.integers(1, 20))
 def test_fills_the_budget_whenever_some_network_does(
@@ -291,7 +291,7 @@ def test_all_networks_of_the_guided_strategy_are_inside_the_limits() -> None:
 
 
 def test_finds_better_networks_with_more_evaluations() -> None:
-    one, many = (layer_nas(**_chain(0.4), evaluations=n).best.score for n in (1, 400))
+    one, many = (layer_nas(**_chain(0.4), evaluations=n).best.score for n in (1, 100))
     assert many > one
 
 
@@ -426,7 +426,7 @@ def test_a_journal_that_cannot_be_written_ends_the_search() -> None:
         layer_nas(**_chain(0.5), on_outcome=full)
 
 
-@pytest.mark.parametrize("search", [layer_nas, random_search, brute_force])
+@pytest.mark.parametrize("search", [layer_nas, random_search, regularised_evolution, brute_force])
 def test_infeasible_budget_is_explained_before_any_evaluation(search: Callable[..., Any]) -> None:
     scorer = Scorer(_noise)
     with pytest.raises(InfeasibleError) as caught:
@@ -509,7 +509,8 @@ def test_explicit_allotment_is_used_as_the_batch() -> None:
         batches.append(len(items))
         return map(judge, items)
 
-    layer_nas(**_chain(0.5), settings=SearchSettings(parents=2, children=3), executor=executor)
+    allotted = SearchSettings(strategy="published", parents=2, children=3)
+    layer_nas(**_chain(0.5), settings=allotted, executor=executor)
     assert max(batches) == 6
 
 
@@ -551,4 +552,19 @@ def test_random_search_draws_distinct_networks_of_the_band() -> None:
 def test_brute_force_scores_everything_inside() -> None:
     result = brute_force(sizes=[3, 3], limits=[Limit(Additive([[0, 1, 2]] * 2), 2)], score=sum)
     assert result.evaluations == 6
+    assert result.best.score == 2
+
+
+def test_evolution_scores_distinct_networks_of_the_band_and_improves() -> None:
+    result = regularised_evolution(**_chain(0.5), evaluations=120)
+    limit = _chain(0.5)["limits"][0]
+    assert len({c.architecture for c in result.scored}) == 120
+    assert all(0.97 <= c.costs["madds"] / limit.high <= 1 for c in result.scored)
+    assert result.best.score > max(c.score for c in result.scored[:20])
+
+
+def test_evolution_ends_where_nothing_is_left() -> None:
+    result = regularised_evolution(
+        sizes=[3, 3], limits=[Limit(Additive([[0, 1, 2]] * 2), 2)], score=sum, evaluations=100
+    )
     assert result.best.score == 2
