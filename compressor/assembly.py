@@ -73,11 +73,11 @@ class Assembler:
         """Says which modules the caller has changed; they are put in anew next time.
 
         Args:
-            paths: modules that some choice changes.
+            paths: any modules of the network.
         """
         for path in paths:
-            if path not in self._now:
-                raise KeyError(f"no choice changes {path!r}, so it could not be put in anew")
+            # One that no choice changes is decided by nothing: it has a single piece.
+            self._deciders.setdefault(path, ())
             self._now[path] = None
 
     def changed(self, one: Architecture, other: Architecture) -> set[str]:

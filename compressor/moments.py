@@ -28,11 +28,11 @@ class Moments:
     larger than the spread around it, float32 products could not tell the spread any more.
 
     Attributes:
-        count: patches added, the same for every group.
+        count: patches added, the same for every group; their weights where they have some.
     """
 
     def __init__(self, groups: int, inputs: int, outputs: int = 0) -> None:
-        self.count = 0
+        self.count: float = 0
         self._shift: Tensor | None = None
         self._xx = torch.zeros(groups, inputs, inputs, dtype=torch.float64)
         self._x = torch.zeros(groups, inputs, dtype=torch.float64)
@@ -40,8 +40,8 @@ class Moments:
         self._y = torch.zeros(groups, outputs, dtype=torch.float64)
         self._targets_only = False
 
-    def add(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Adds patches `[G, n, D]` and their targets `[G, n, O / G]`.
+    def add(self, x: Tensor, y: Tensor | None = None, weights: Tensor | None = None) -> None:
+        """Adds patches `[G, n, D]`, their targets `[G, n, O / G]`, and their weights `[n]`.
 
         Products are taken in float32 (float64 if that is what came) and summed in float64.
         """
@@ -49,12 +49,13 @@ class Moments:
         if self._shift is None:
             self._shift = x.mean(1, keepdim=True)
         x = x - self._shift
+        each = x.new_ones(()) if weights is None else weights.to(x)[:, None]
         if not self._targets_only:
-            self.count += x.shape[1]
-            _add_square(self._xx, x)
-            self._x += x.sum(1).cpu()
+            self.count += x.shape[1] if weights is None else float(weights.sum())
+            _add_square(self._xx, x if weights is None else x * each.sqrt())
+            self._x += (x * each).sum(1).cpu()
         if y is not None:
-            y = _precise(y)
+            y = _precise(y) * each
             self._xy += (x.mT @ y).cpu()
             self._y += y.sum(1).cpu()
 
@@ -92,7 +93,14 @@ class Moments:
         found = (self._xy / self.count).baddbmm_(off, target, alpha=-1)
         return found if centred else found.baddbmm_(self.mean[:, :, None], target)
 
-    def observe(self, module: nn.Module, x: Tensor, y: Tensor | None = None, step: int = 1) -> None:
+    def observe(
+        self,
+        module: nn.Module,
+        x: Tensor,
+        y: Tensor | None = None,
+        step: int = 1,
+        weights: Tensor | None = None,
+    ) -> None:
         """Adds what the module reads of its input `[N, …]`, and targets of its output's shape.
 
         Args:
@@ -100,13 +108,19 @@ class Moments:
             x: its input.
             y: targets, or None.
             step: of the positions, only every so many along each spatial dimension.
+            weights: of all these positions, `[positions]`, or None.
         """
         each = max(1, patch_numbers(module, x[:1]))
         many = max(1, _AT_ONCE // each)
         for start in range(0, len(x), many):
             part = slice(start, start + many)
             target = None if y is None else outputs(module, y[part], step)
-            self.add(patches(module, x[part], step), target)
+            found = patches(module, x[part], step)
+            here = None
+            if weights is not None:
+                first = start * (len(weights) // len(x))
+                here = weights[first : first + found.shape[1]]
+            self.add(found, target, here)
 
 
 def collect(model: nn.Module, names: Iterable[str], calibration: Batches) -> dict[str, Moments]:

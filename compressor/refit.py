@@ -14,6 +14,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from compressor.capture import Pair, Seen
 from compressor.consumers import rest
@@ -22,6 +23,7 @@ from compressor.data import Batches, Inputs, device_of
 from compressor.patches import input_dim, refittable
 from compressor.progress import Event, Progress, silent
 from compressor.refit_step import Step
+from compressor.relevance import Relevance, relevance
 from compressor.replay import Replay, trace_calls
 from compressor.space import Architecture, SearchSpace
 from compressor.tracing import trace_fates
@@ -86,18 +88,35 @@ class Refitter:
         cut = self._cut(architecture)
         names = [n for n in self._fates if self._can(n)]
         first = next((i for i, n in enumerate(names) if n in cut), len(names))
-        self._solve(small, architecture, names[first:], progress, _ROUNDS)
+        relevant = self._relevant(names[first:], progress)
+        self._solve(small, architecture, names[first:], progress, _ROUNDS, relevant)
 
-    def consumers(self, small: nn.Module, architecture: Architecture) -> tuple[str, ...]:
-        """Refits only the layers that lost inputs; returns the modules that were changed.
+    def _relevant(self, names: Sequence[str], progress: Progress) -> Relevance | None:
+        """Where answers matter; None, all alike, where the network has no gradients."""
+        if not names:
+            return None
+        try:
+            return relevance(self._model, names, self._calibration)
+        except RuntimeError as error:
+            progress(Event("refit", 0, len(names), f"all positions weigh the same: {error}"))
+            return None
+
+    def consumers(self, small: nn.Module, architecture: Architecture) -> None:
+        """Refits only the layers that lost inputs, `touched`.
 
         Far cheaper than `whole`, and enough to tell which of two architectures is better.
         """
-        cut = self._cut(architecture)
-        names = [n for n in self._fates if n in cut and self._can(n)]
-        self._solve(small, architecture, names, silent)
+        self._solve(small, architecture, self._consumers(architecture), silent)
+
+    def touched(self, architecture: Architecture) -> tuple[str, ...]:
+        """Modules that `consumers` changes: layers that lost inputs, and BatchNorms behind them."""
+        names = self._consumers(architecture)
         norms = [norm for n in names if (norm := self._fates[n].norm) is not None]
         return (*names, *norms)
+
+    def _consumers(self, architecture: Architecture) -> list[str]:
+        cut = self._cut(architecture)
+        return [n for n in self._fates if n in cut and self._can(n)]
 
     def _solve(
         self,
@@ -106,6 +125,7 @@ class Refitter:
         names: Sequence[str],
         progress: Progress,
         rounds: int = 0,
+        relevant: Relevance | None = None,
     ) -> None:
         removed = self._space.removed(architecture)
         pair = Pair(self._original, Replay(small, self._calls), self._calls, self._seen)
@@ -117,12 +137,15 @@ class Refitter:
                 gone = removed.get((f"{name}.weight", dim), set())
                 rows = rest(cast(Tensor, module.weight).shape[dim], gone)
                 rows = rows.to(device_of(small))
-                step = Step(pair, name, self._fates[name], rows, roughly=not rounds)
+                step = Step(pair, name, self._fates[name], rows, not rounds, relevant)
                 step.solve(self._calibration, rounds)
                 progress(Event("refit", i + 1, len(names), name))
 
     def _can(self, name: str) -> bool:
-        return self._fates[name].calls == 1 and not refittable(self._model.get_submodule(name))
+        module = self._model.get_submodule(name)
+        # Its outputs follow the same dimension of its weight as its inputs.
+        turned = isinstance(module, _ConvTransposeNd) and module.groups > 1
+        return self._fates[name].calls == 1 and not turned and not refittable(module)
 
     def _cut(self, architecture: Architecture) -> set[str]:
         """Modules that lose inputs or a part of their kernel."""

@@ -20,6 +20,7 @@ from compressor.data import Batches, Inputs, device_of, on, split
 from compressor.least_squares import ridged
 from compressor.moments import Moments
 from compressor.patches import as_matrix, channel_dim, from_matrix, matrix_shape
+from compressor.relevance import Relevance
 from compressor.tracing import Fate
 
 # Patches of a batch that are enough, in all and for each input: neighbours tell nearly the same.
@@ -37,6 +38,7 @@ class Step:
         fate: what its output goes into.
         rows: outputs that the pruned network keeps.
         roughly: whether it is enough to tell candidates apart.
+        relevance: weights of the positions, or None where all count alike.
     """
 
     pair: Pair
@@ -44,6 +46,7 @@ class Step:
     fate: Fate
     rows: Tensor
     roughly: bool
+    relevance: Relevance | None
 
     def solve(self, calibration: Batches, rounds: int) -> None:
         """Solves for the weight and the constant, and installs both.
@@ -60,8 +63,9 @@ class Step:
         moments = Moments(groups, size, rows)
         for number, inputs in self._inputs(calibration):
             was, now = self._seen(number, inputs)
-            target = self._target(module, was, now)
-            moments.observe(module, now.x, target, self._every(now.y, size))
+            every = self._every(now.y, size)
+            weights = self._weights(number, every)
+            moments.observe(module, now.x, self._target(module, was, now), every, weights)
         constant = module.bias is not None or self.fate.norm is not None
         shift = self._put(*solved(moments, start, constant=constant))
         if self.fate.clip is None or not constant or not self._fixed():
@@ -71,12 +75,18 @@ class Step:
             for number, inputs in self._inputs(calibration):
                 was, now = self._seen(number, inputs)
                 target = self._clipped(module, was, now, shift)
-                again.observe(module, now.x, target, self._every(now.y, size))
+                every = self._every(now.y, size)
+                again.observe(module, now.x, target, every, self._weights(number, every))
             self._reset_norm()
             shift = self._put(*solved(again, start, constant=True))
 
+    def _weights(self, batch: int, every: int) -> Tensor | None:
+        return None if self.relevance is None else self.relevance.of(self.name, batch, every)
+
     def _every(self, y: Tensor, size: int) -> int:
         """Along each spatial dimension every so many positions of a batch are enough."""
+        if isinstance(self.pair.small.model.get_submodule(self.name), nn.Linear):
+            return 1
         fewest, each = _ROUGHLY if self.roughly else _FINALLY
         spatial = max(1, y.dim() - 2)
         positions = y.shape[0] * y.shape[2:].numel()

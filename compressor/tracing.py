@@ -17,7 +17,10 @@ from compressor.data import Inputs, device_of, on
 
 _aten = torch.ops.aten
 _PRODUCTS = {_aten.convolution, _aten.addmm, _aten.mm, _aten.linear}
-_NORMS = {_aten.native_batch_norm, _aten._native_batch_norm_legit_no_training, _aten.batch_norm}
+_NORMS = {
+    _aten.native_batch_norm, _aten._native_batch_norm_legit_no_training, _aten.batch_norm,
+    _aten.cudnn_batch_norm, _aten.miopen_batch_norm,
+}  # fmt: skip
 _SUMS = {_aten.add, _aten.add_}
 _CLIPS = {_aten.relu, _aten.relu_, _aten.hardtanh, _aten.hardtanh_}
 
@@ -63,14 +66,17 @@ class FateTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
     def fates(self) -> dict[str, Fate]:
         """By name, in the order of execution.
 
-        Whatever reads an output beside the clip sees what the clip takes away.
+        Whatever reads an output beside the clip sees what the clip takes away. And a BatchNorm
+        that several outputs go through cannot take up the constant of one of them.
         """
-        return {
-            name: fate
-            if self._reads[name] == 1 + (fate.norm is not None)
-            else replace(fate, clip=None)
-            for name, fate in self._fates.items()
-        }
+        norms = Counter(fate.norm for fate in self._fates.values() if fate.norm is not None)
+        found = {}
+        for name, fate in self._fates.items():
+            if self._reads[name] != 1 + (fate.norm is not None):
+                fate = replace(fate, clip=None)  # noqa: PLW2901  (the same fate, knowing more)
+            shared = fate.norm is not None and norms[fate.norm] > 1
+            found[name] = Fate(calls=fate.calls) if shared else fate
+        return found
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         known = (self._made.get(id(value)) for value in tree_leaves((args, kwargs)))

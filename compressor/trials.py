@@ -102,7 +102,9 @@ class Trials:
     def network(self, architecture: Architecture) -> nn.Module:
         """The candidate as it is scored; valid until the next call."""
         network = self._assembler.assemble(architecture)
-        self._assembler.spoil(self._refitter.consumers(network, architecture))
+        # Told before: a refit that fails half-way has changed some of them.
+        self._assembler.spoil(self._refitter.touched(architecture))
+        self._refitter.consumers(network, architecture)
         return network
 
     def _scored(self, architecture: Architecture) -> float:
