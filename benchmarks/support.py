@@ -16,7 +16,10 @@ from types import ModuleType
 from tests.vision import torchvision
 
 SAMPLES = Path(__file__).resolve().parents[1] / "samples"
-_PACKAGES = ("torch", "torch-pruning", "onnx", "onnxruntime", "numpy", "torchvision")
+_PACKAGES = (
+    "torch", "torch-pruning", "nvidia-modelopt", "torchprofile", "onnx", "onnxruntime", "numpy",
+    "torchvision",
+)  # fmt: skip
 
 
 def sample(name: str) -> ModuleType:

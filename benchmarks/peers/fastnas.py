@@ -5,7 +5,9 @@ widths are taken first and are nearly all of its time. Three things are set:
 
 - Widths are multiples of 8, as ours; its default of 32 leaves a layer of 32 channels no choice.
 - The calibration images come in 50 batches. It recalibrates BatchNorm before each score from a
-  queue of 50 batches, and silently leaves it as it was while the queue is not full.
+  queue of 50 batches, and with a warning leaves it as it was while the queue is not full. With
+  larger batches, as anybody would hand over a thousand images, it is not; that is the second
+  method, because scoring without recalibration may still choose better.
 - The scores are kept in a checkpoint, so that asking for other MAdds takes no new scores.
 """
 
@@ -13,12 +15,13 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import modelopt.torch.prune as mtp
 import torch
 from modelopt.torch.prune.fastnas import FastNASConfig
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.peers.protocol import Request
 from benchmarks.peers.target import reach
@@ -28,9 +31,21 @@ _QUEUE = 50  # batches; ModelOpt's own constant
 _DIVISOR = 8
 
 
-def make(task: Task, request: Request) -> Product:
-    """One search, then as many choices from its scores as the MAdds take."""
+def calibrated(task: Task, request: Request) -> Product:
+    """BatchNorm is recalibrated before each score."""
     del request
+    images = torch.cat(list(task.calibration))
+    return _searched(task, images.tensor_split(_QUEUE))
+
+
+def large_batches(task: Task, request: Request) -> Product:
+    """The batches of the sample; each score is taken with the original's BatchNorm."""
+    del request
+    return _searched(task, task.calibration)
+
+
+def _searched(task: Task, batches: Sequence[Tensor]) -> Product:
+    """One search, then as many choices from its scores as the MAdds take."""
     scores = Scores(task.search)
     efforts: list[Effort] = []
     calls: list[int] = []
@@ -38,7 +53,7 @@ def make(task: Task, request: Request) -> Product:
 
         def build(share: float) -> tuple[nn.Module, float]:
             meter = Meter()
-            model = _pruned(task, share, scores, Path(folder) / "scores.pth")
+            model = _pruned(task, share, batches, scores, Path(folder) / "scores.pth")
             efforts.append(meter.read())
             calls.append(scores.calls)
             return model, task.share(model)
@@ -57,7 +72,9 @@ def make(task: Task, request: Request) -> Product:
     )
 
 
-def _pruned(task: Task, share: float, scores: Scores, checkpoint: Path) -> nn.Module:
+def _pruned(
+    task: Task, share: float, batches: Sequence[Tensor], scores: Scores, checkpoint: Path
+) -> nn.Module:
     config = FastNASConfig()
     config["nn.Conv2d"]["*"]["channel_divisor"] = _DIVISOR
     config["nn.BatchNorm2d"]["*"]["feature_divisor"] = _DIVISOR
@@ -70,7 +87,7 @@ def _pruned(task: Task, share: float, scores: Scores, checkpoint: Path) -> nn.Mo
         config={
             "checkpoint": str(checkpoint),
             "score_func": scores,
-            "data_loader": list(torch.cat(list(task.calibration)).tensor_split(_QUEUE)),
+            "data_loader": list(batches),
             "collect_func": lambda batch: batch,
             "verbose": False,
         },

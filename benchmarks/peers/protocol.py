@@ -19,7 +19,8 @@ _PLACES: Mapping[str, str] = {
     "ours": "ours:make",
     "torch-pruning-uniform": "torchpruning:uniform",
     "torch-pruning-global": "torchpruning:over_all_layers",
-    "fastnas": "fastnas:make",
+    "fastnas": "fastnas:calibrated",
+    "fastnas-large-batches": "fastnas:large_batches",
 }
 METHODS = tuple(name for name in _PLACES if name != ORIGINAL)
 REQUEST, MADE, JUDGED = "request.json", "made.json", "judged.json"

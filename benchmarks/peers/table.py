@@ -49,12 +49,16 @@ def _cells(budget: str, method: str, rows: Sequence[Row]) -> list[str]:
 def _effort(method: str, rows: Sequence[Row]) -> list[str]:
     if method == ORIGINAL:
         return [_NOTHING] * 3
-    wall = _spread(rows, "made.seconds", "{:.3g}", " s")
     return [
-        f"{wall} ({_spread(rows, 'made.cpu_seconds', '{:.3g}', ' s')})",
+        f"{_duration(rows, 'made.seconds')} ({_duration(rows, 'made.cpu_seconds')})",
         _spread(rows, "made.score_calls", "{:.0f}"),
         _spread(rows, "made.memory_mib", "{:.0f}", " MiB"),
     ]
+
+
+def _duration(rows: Sequence[Row], path: str) -> str:
+    longest = max(_field(row, path) or 0.0 for row in rows)
+    return _spread(rows, path, "{:.0f}" if longest >= 10 else "{:.2g}", " s")
 
 
 def _latency(rows: Sequence[Row]) -> str:
