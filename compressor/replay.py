@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -43,7 +43,8 @@ class Calls:
     """What one forward pass called: modules that ran exactly once, by name.
 
     Modules that changed an input in place, or returned a view of one, are left out: handing out
-    a copy would not do the same.
+    a copy would not do the same. So are modules that left a tensor behind besides their output,
+    in an attribute or through a hook, for others to read: it would be the one of another batch.
     """
 
     once: Mapping[str, Call]
@@ -51,10 +52,6 @@ class Calls:
     def before(self, name: str) -> tuple[str, ...]:
         """Outermost modules that had ended when the named one began, in order."""
         return self._outermost(self.once[name].start)
-
-    def all(self) -> tuple[str, ...]:
-        """Outermost modules of the whole pass, without the network itself."""
-        return self._outermost(max((c.end for c in self.once.values()), default=0) + 1)
 
     def needed(self, name: str, done: frozenset[str]) -> bool:
         """Whether anything outside of the finished modules reads the output of one of them."""
@@ -79,7 +76,9 @@ def trace_calls(model: nn.Module, example: Inputs) -> Calls:
         for module in model.modules():
             name = names[id(module)]
             stack.callback(module.register_forward_pre_hook(watcher.begin(name)).remove)
-            stack.callback(module.register_forward_hook(watcher.finish(name)).remove)
+            # Hooks of others run after a replayed `forward` too: they are outside of the module.
+            hook = module.register_forward_hook(watcher.finish(name), prepend=True)
+            stack.callback(hook.remove)
         with evaluating(model), torch.no_grad(), watcher:
             forward(model, on(device_of(model), example))
     return watcher.calls()
@@ -128,24 +127,21 @@ class Replay:
     @contextmanager
     def _patched(self, batch: Hashable, finished: frozenset[str]) -> Iterator[None]:
         names = {*finished, *(n for n, kept in self._kept.items() if batch in kept)}
-        for name in names:
-            self._modules[name].forward = self._remembering(name, batch, finished)
-        try:
-            yield
-        finally:
+        with ExitStack() as stack:
             for name in names:
-                del self._modules[name].__dict__["forward"]
+                remembered = self._remembering(name, batch, finished)
+                stack.enter_context(_forwarding(self._modules[name], remembered))
+            yield
 
     def _remembering(
         self, name: str, batch: Hashable, finished: frozenset[str]
     ) -> Callable[..., Any]:
-        module = self._modules[name]
-        compute = type(module).forward
+        compute = self._modules[name].forward  # of the instance: others may have patched it
 
         def remembered(*args: Any, **kwargs: Any) -> Any:
             kept = self._kept.setdefault(name, {})
             if batch not in kept:
-                out = compute(module, *args, **kwargs)
+                out = compute(*args, **kwargs)
                 needed = self._calls.needed(name, finished)
                 # What follows may work in place, on what is handed out or on what is kept.
                 kept[batch] = tree_map(_copy if needed else _ghost, out)
@@ -165,6 +161,18 @@ class Replay:
                 kept[batch] = tree_map(_ghost, kept[batch])
 
 
+@contextmanager
+def _forwarding(module: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
+    """Makes a module run another function; afterwards it is as it was, patches included."""
+    before = {key: value for key, value in vars(module).items() if key == "forward"}
+    vars(module)["forward"] = function
+    try:
+        yield
+    finally:
+        del vars(module)["forward"]
+        vars(module).update(before)
+
+
 def _copy(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) and not _is_ghost(value) else value
 
@@ -179,7 +187,7 @@ def _is_ghost(value: Tensor) -> bool:
 
 
 class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    """Notes when modules begin and end, and which operators read their outputs."""
+    """Notes when modules begin and end, which operators read their outputs, what they leave."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -191,6 +199,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         self._inputs: list[list[tuple[Tensor, int]]] = []
         self._makers: dict[int, list[str]] = {}
         self._readers: dict[str, set[frozenset[str]] | None] = {}
+        self._inside: dict[int, frozenset[str]] = {}  # where a tensor may be read, if not all over
+        self._leaking: set[str] = set()
         self._alive: list[Tensor] = []  # an id may not come back while the pass runs
 
     def begin(self, name: str) -> Callable[..., None]:
@@ -200,50 +210,76 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
             self._count[name] += 1
             self._begun[name] = self._tick
             self._running.append(name)
-            tensors = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
-            self._inputs.append([(x, x._version) for x in tensors])
+            self._inputs.append([(x, x._version) for x in _tensors(args)])
             self._tick += 1
 
         return hook
 
-    def finish(self, name: str) -> Callable[..., None]:
+    def finish(self, name: str) -> Callable[..., Any]:
         """A forward hook."""
 
-        def hook(_module: nn.Module, _args: Any, out: Any) -> None:
+        def hook(_module: nn.Module, _args: Any, out: Any) -> Any:
+            self._read(out)  # returning is reading: nobody else may read what the network returns
+            # Tells the output from the same tensor in an attribute, which is not handed out again.
+            handed = tree_map(_alias, out)
             self._tick += 1
             self._running.pop()
             if not _shares(out, self._inputs.pop()):
                 self._ended[name] = self._tick - 1
             self._readers[name] = set() if isinstance(out, Tensor) else None
             if isinstance(out, Tensor):
-                self._makers.setdefault(id(out), []).append(name)
-                self._alive.append(out)
+                self._makers.setdefault(id(handed), []).append(name)
+            for value in _tensors(handed):
+                self._inside[id(value)] = self._inside.get(id(value), frozenset()) - {name}
+                self._alive.append(value)
+            return handed
 
         return hook
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._read((args, kwargs))
+        out = func(*args, **(kwargs or {}))
         running = frozenset(self._running)
-        for value in tree_leaves((args, kwargs)):
-            for name in self._makers.get(id(value), ()) if isinstance(value, Tensor) else ():
-                readers = self._readers[name]
-                if readers is not None:
-                    readers.add(running)
-        return func(*args, **(kwargs or {}))
+        for value in _tensors(out):  # one that was there before has been changed in place
+            self._inside[id(value)] = self._inside.get(id(value), frozenset()) | running
+            self._alive.append(value)
+        return out
 
     def calls(self) -> Calls:
         """Modules that ran once and whose output may be handed out again."""
         found = {}
         for name, end in self._ended.items():
-            if self._count[name] == 1:
+            if self._count[name] == 1 and name not in self._leaking:
                 readers = self._readers[name]
                 frozen = None if readers is None else frozenset(readers)
                 found[name] = Call(self._begun[name], end, frozen)
         return Calls(found)
 
+    def _read(self, values: Any) -> None:
+        running = frozenset(self._running)
+        for value in _tensors(values):
+            self._leaking |= self._inside.get(id(value), frozenset()) - running
+            for name in self._makers.get(id(value), ()):
+                readers = self._readers[name]
+                if readers is not None:
+                    readers.add(running)
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    """Tensors in nested containers; data classes need not be known to torch."""
+    for leaf in tree_leaves(values):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif is_dataclass(leaf) and not isinstance(leaf, type):
+            yield from _tensors([getattr(leaf, field.name) for field in fields(leaf)])
+
+
+def _alias(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
 
 def _shares(out: Any, inputs: list[tuple[Tensor, int]]) -> bool:
     """Whether an input was changed in place, or lives on in the output."""
     places = {x.untyped_storage().data_ptr() for x, _ in inputs}
-    leaves = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
     changed = any(x._version != version for x, version in inputs)
-    return changed or any(x.untyped_storage().data_ptr() in places for x in leaves)
+    return changed or any(x.untyped_storage().data_ptr() in places for x in _tensors(out))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._pytree import tree_leaves
 
 from compressor.replay import Replay, trace_calls
 from tests import networks
@@ -116,3 +119,173 @@ def test_a_pass_that_fails_leaves_the_network_as_it_was() -> None:
     with pytest.raises(RuntimeError):
         Replay(model, calls).run(0, (torch.randn(5, 3),), calls.before("head"))
     assert all("forward" not in m.__dict__ for m in model.modules())
+
+
+@dataclass
+class Answer:
+    aux: Tensor
+    out: Tensor
+
+
+class TwoHeads(nn.Module):
+    """Returns what one of its modules returned, and goes on after that."""
+
+    def __init__(self, pack: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+        self.aux = nn.Conv2d(4, 2, 1)
+        self.second = nn.Conv2d(4, 4, 3)
+        self.third = nn.Conv2d(4, 2, 1)
+        self.pack = pack
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.first(x)
+        aux = self.aux(x)
+        return self.pack(aux, self.third(self.second(x)))
+
+
+def same_at_every_start(model: nn.Module) -> None:
+    """Two batches in turn, so that what is left over from the other one would show."""
+    batches = [torch.randn(2, 3, 8, 8) for _ in range(2)]
+    calls = trace_calls(model, (batches[0],))
+    with torch.no_grad():
+        wanted = [leaves(model(x)) for x in batches]
+        for name in in_order(calls):
+            replay = Replay(model, calls)
+            for number in (0, 1, 0, 1):
+                got = leaves(replay.run(number, (batches[number],), calls.before(name)))
+                for a, b in zip(got, wanted[number], strict=True):
+                    assert torch.equal(a, b), name
+
+
+def leaves(out: Any) -> list[Any]:
+    return tree_leaves(vars(out) if isinstance(out, Answer) else out)
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda aux, out: {"aux": aux, "out": out},
+        lambda aux, out: [(aux,), out],
+        Answer,
+        lambda aux, out: aux,
+        lambda aux, out: aux.flatten(1),
+        lambda aux, out: (aux.flatten(1), out),
+    ],
+    ids=["dict", "nested", "dataclass", "alone", "view", "views"],
+)
+def test_what_the_network_returns_is_kept(pack: Any) -> None:
+    torch.manual_seed(0)
+    same_at_every_start(TwoHeads(pack).eval())
+
+
+def test_a_forward_of_the_instance_is_run_and_stays() -> None:
+    torch.manual_seed(0)
+    model = TwoHeads(lambda aux, out: aux + out.mean()).eval()
+    plain = model.first.forward
+
+    def patched(x: Tensor) -> Tensor:
+        return 3 * plain(x)
+
+    model.first.forward = patched  # type: ignore[method-assign]
+    same_at_every_start(model)
+    assert model.first.__dict__["forward"] is patched
+    assert "forward" not in model.second.__dict__
+
+
+class Encoder(nn.Module):
+    """Leaves a tensor behind: one on the way to its output, or the output itself."""
+
+    def __init__(self, late: bool) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+        self.second = nn.Conv2d(4, 4, 3, padding=1)
+        self.late = late
+        self.skip = torch.zeros(())
+
+    def forward(self, x: Tensor) -> Tensor:
+        early = self.first(x)
+        out: Tensor = self.second(early)
+        self.skip = out if self.late else early.view(early.shape)
+        return out
+
+
+class LeftBehind(nn.Module):
+    def __init__(self, late: bool) -> None:
+        super().__init__()
+        self.encoder = Encoder(late)
+        self.middle = nn.Conv2d(4, 4, 3, padding=1)
+        self.last = nn.Conv2d(4, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.middle(self.encoder(x))
+        out: Tensor = self.last(x + self.encoder.skip)
+        return out
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_module_that_leaves_a_tensor_behind_is_run_again(late: bool) -> None:
+    torch.manual_seed(0)
+    model = LeftBehind(late).eval()
+    same_at_every_start(model)
+    once = trace_calls(model, (torch.randn(2, 3, 8, 8),)).once
+    assert "encoder" not in once
+    assert {"encoder.first", "encoder.second", "middle", "last"} <= set(once)
+
+
+class Hooked(nn.Module):
+    """Returns, or reads, what a hook has collected inside of a module."""
+
+    def __init__(self, position: int, read: bool) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1))
+        self.head = nn.Conv2d(4, 2, 1)
+        self.read = read
+        self.found: list[Tensor] = []
+        self.body[position].register_forward_hook(lambda _m, _a, out: self.found.append(out))
+
+    def forward(self, x: Tensor) -> Any:
+        out = self.head(self.body(x))
+        found = self.found.pop()
+        return out + found.mean() if self.read else (out, found)
+
+
+@pytest.mark.parametrize("position", [0, 1])
+@pytest.mark.parametrize("read", [False, True])
+def test_features_collected_by_hooks_are_not_stale(position: int, read: bool) -> None:
+    torch.manual_seed(0)
+    model = Hooked(position, read).eval()
+    same_at_every_start(model)
+    once = trace_calls(model, (torch.randn(2, 3, 8, 8),)).once
+    assert "body" not in once
+    assert {"body.0", "body.1", "head"} <= set(once)
+
+
+class Counts(nn.Module):
+    """Changes a buffer that others read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean.copy_(x.mean())
+        out: Tensor = self.first(x)
+        return out
+
+
+class ReadsBuffer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts = Counts()
+        self.last = nn.Conv2d(4, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.counts(x)) * self.counts.mean
+        return out
+
+
+def test_a_module_that_changes_a_buffer_for_others_is_run_again() -> None:
+    torch.manual_seed(0)
+    same_at_every_start(ReadsBuffer().eval())
