@@ -34,10 +34,26 @@ from compressor.space import Architecture, SearchSpace
 from compressor.trials import Trials, few_images
 
 
+def require_channels(space: SearchSpace) -> None:
+    """Refuses what `cut_anew` would not cut alike: kernels, and units of several channels.
+
+    Raises:
+        SystemExit: both ways would not score the same networks.
+    """
+    for layer in space.layers:
+        if layer.kernel is not None:
+            why = "decides a kernel, which torch-pruning does not crop"
+        elif layer.group is not None and layer.group.per_unit != 1:
+            why = f"cuts units of {layer.group.per_unit} channels, not single ones"
+        else:
+            continue
+        raise SystemExit(f"both ways must cut alike, but layer {layer.name!r} {why}")
+
+
 def cut_anew(
     model: nn.Module, space: SearchSpace, architecture: Architecture, example: torch.Tensor
 ) -> nn.Module:
-    """A deep copy, cut by torch-pruning to the same channels."""
+    """A deep copy, cut by torch-pruning to the same channels; see `require_channels`."""
     small = copy.deepcopy(model)
     modules = dict(small.named_modules())
     with torch.enable_grad():
@@ -74,6 +90,7 @@ def measured(name: str, candidates: int, score: str, seed: int) -> dict[str, obj
     module = sample(name)
     model, example = module.build_model().requires_grad_(False), module.example_input()
     reading = read_network(model, (example,), "generic")
+    require_channels(reading.space)
     calibration = module.calibration_data()
     library = make_library(model, reading.space, (example,), calibration)
     judge = make_judge(score, list(module.validation_data()), model)
@@ -87,6 +104,7 @@ def measured(name: str, candidates: int, score: str, seed: int) -> dict[str, obj
     refitter = Refitter(model, library.space, (example,), few_images(calibration), remember=True)
     trials = Trials(assembler, refitter, judge, lambda _: True)
     trials(reach.witness)  # both ways start with what is done once behind them
+    trials.images = 0
     ours = timed_assembled(trials, networks)
     theirs = timed_anew(library, judge, networks, example)
     return {

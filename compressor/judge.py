@@ -33,7 +33,8 @@ class Judge:
             other output minus the squared difference from the original's, as a share of its
             square. It needs no labels, and 0 is identical.
         batches: validation data.
-        references: the original's output for each batch; empty where it is not compared with.
+        references: the original's output for each batch, on the CPU; empty where it is not
+            compared with.
     """
 
     name: str
@@ -95,12 +96,13 @@ def make_judge(name: str | None, validation: Batches, original: nn.Module) -> Ju
     if name == "agreement":
         with evaluating(original):
             plain = Judge(name, validation).inputs(device_of(original))
-            references = tuple(_detached(forward(original, inputs)) for _, inputs, _ in plain)
+            references = tuple(_stored(forward(original, inputs)) for _, inputs, _ in plain)
     return Judge(name, validation, references)
 
 
-def _detached(output: Any) -> Any:
-    return tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, output)
+def _stored(output: Any) -> Any:
+    """On the CPU: outputs for the whole validation set may not fit beside a network on a GPU."""
+    return tree_map(lambda x: x.detach().cpu() if isinstance(x, Tensor) else x, output)
 
 
 def _top1(outputs: Any, targets: Tensor | None, _: Any) -> Tensor:
@@ -115,10 +117,11 @@ def _loss(outputs: Any, targets: Tensor | None, _: Any) -> Tensor:
 
 def _agreement(outputs: Any, _: Tensor | None, reference: Any) -> Tensor:
     if isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] > 1:
-        ours, theirs = (x.double().log_softmax(1) for x in (outputs, reference))
+        here = reference.to(outputs.device)
+        ours, theirs = (x.double().log_softmax(1) for x in (outputs, here))
         return (theirs.exp() * (ours - theirs)).sum(1)
     pairs = [
-        (a.double().reshape(len(a), -1), b.double().reshape(len(b), -1))
+        (a.double().reshape(len(a), -1), b.to(a.device).double().reshape(len(b), -1))
         for a, b in zip(tree_leaves(outputs), tree_leaves(reference), strict=True)
         if isinstance(a, Tensor) and a.dim() and a.is_floating_point()
     ]

@@ -191,7 +191,11 @@ def _fingerprint(request: Request, reading: Reading) -> dict[str, Any]:
     options = request.options
     print_ = {
         "model": tensors_hash(request.model.state_dict().items()),
-        "search space": [[layer.name, len(layer.choices)] for layer in reading.space.layers],
+        # with other choices, the same option numbers would stand for other networks
+        "search space": [
+            [layer.name, [[c.channels, c.kernel] for c in layer.choices]]
+            for layer in reading.space.layers
+        ],
         "calibration data": batches_hash(request.calibration),
         "budget": sorted(str(b) for b in request.budgets),
         "seed": options.seed,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from compressor.assembly import Assembler
 from compressor.data import Batches, Inputs
-from compressor.evaluate import Score, as_number, checked_score, recalibrate
+from compressor.errors import DataError
+from compressor.evaluate import Score, as_number, attempt, recalibrate
 from compressor.finetune import Recipe, best_score, fine_tune
 from compressor.ledger import Known
 from compressor.library import LayerLibrary
@@ -37,7 +39,10 @@ class Recipes:
 
 
 class Scorer:
-    """Scores architectures of one network, higher is better; the same one always the same.
+    """Scores architectures of one network, higher is better.
+
+    A candidate that is clearly worse than the best one so far is given up and gets an estimate
+    against that one (see `Trials`): its score then depends on what was scored before it.
 
     Attributes:
         library: the original network, its search space with ranked channels, what can be refitted.
@@ -106,14 +111,14 @@ class Scorer:
 
         It is refitted once more, all layers in sequence, on all calibration images. Whether
         BatchNorm statistics of its own help after that differs from network to network, so the
-        score decides.
+        score decides. What one of the three scores as NaN or infinite is left out.
 
         Raises:
-            DataError: the score fails on the network.
+            DataError: the score raises, or is finite for none of them.
         """
         plain = self.build(architecture)
         if not self._recipes.refit:
-            return plain, self._checked(plain)
+            return self._best([plain])
         refitted = self.library.build(architecture)
         refitter = Refitter(
             self.library.model, self.library.space, self._example, self._calibration
@@ -121,11 +126,18 @@ class Scorer:
         refitter.whole(refitted, architecture, progress)
         corrected = copy.deepcopy(refitted)
         recalibrate(corrected, self._calibration)
-        scored = [(model, self._checked(model)) for model in (refitted, corrected, plain)]
-        return max(scored, key=lambda pair: pair[1])
+        return self._best([refitted, corrected, plain])
 
-    def _checked(self, model: nn.Module) -> float:
-        return checked_score(self._score, model, "the network that was found")
+    def _best(self, models: Sequence[nn.Module]) -> tuple[nn.Module, float]:
+        """The best of some forms of the network that was found; among equals the first."""
+        which = "the network that was found"
+        scored = [(model, attempt(self._score, model, which)) for model in models]
+        finite = [pair for pair in scored if math.isfinite(pair[1])]
+        if not finite:
+            raise DataError(
+                f"the score must return a finite number, but for {which} it returned {scored[0][1]}"
+            )
+        return max(finite, key=lambda pair: pair[1])
 
     def tuned(
         self, model: nn.Module, epochs: int, progress: Progress = silent

@@ -8,6 +8,7 @@ Everything before the first changed module is the original, so its passes are sh
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -17,9 +18,9 @@ from compressor.data import Inputs, device_of
 from compressor.judge import Judge
 from compressor.progress import Event, Progress, silent
 from compressor.replay import Calls, Replay, trace_calls
-from compressor.space import Architecture, SearchSpace
+from compressor.space import Architecture, Choice, SearchSpace
 
-_MEASURED = 4  # options measured for each layer; those between are interpolated
+_MEASURED = 4  # options measured for each kernel of a layer; those between are interpolated
 
 
 def sensitivities(
@@ -32,7 +33,9 @@ def sensitivities(
     """The cost of each option of each layer, as the root of how far it takes the score down.
 
     Roots, because the errors of several cuts add up as amplitudes do, nearly: on ResNet-56 their
-    sum ranks networks of one budget as the score after the final refit does.
+    sum ranks networks of one budget as the score after the final refit does. Where a layer decides
+    channels and kernel, each kernel is looked at alone: next to each other in the list lie few
+    channels with a large kernel and many with a small one, and neither can do all the other can.
 
     Args:
         assembler: makes the networks.
@@ -49,11 +52,12 @@ def sensitivities(
     found: dict[int, tuple[float, ...]] = {}
     order = sorted(range(len(space.layers)), key=lambda i: _start(assembler, space, calls, i))
     for done, number in enumerate(order):
-        known: dict[int, float] = {space.sizes[number] - 1: 0.0}
-        for option in _options(space.sizes[number]):
+        rows = _rows(space.layers[number].choices)
+        known = {space.original[number]: 0.0}
+        for option in _measured(rows, space.original[number]):
             single = _with(space.original, number, option)
             known[option] = math.sqrt(max(0.0, -_score(assembler, replay, calls, judge, single)))
-        found[number] = _filled(known, space.sizes[number])
+        found[number] = _filled(known, rows)
         progress(Event("sensitivity", done + 1, len(order), space.layers[number].name))
     assembler.assemble(space.original)
     return tuple(found[i] for i in range(len(space.layers)))
@@ -88,24 +92,43 @@ def _with(original: Architecture, number: int, option: int) -> Architecture:
     return (*original[:number], option, *original[number + 1 :])
 
 
-def _options(size: int) -> list[int]:
-    """Which options below the original are measured: the ends, and evenly between them."""
-    last = size - 2
-    if last < _MEASURED:
-        return list(range(last + 1))
-    return sorted({round(i * last / (_MEASURED - 1)) for i in range(_MEASURED)})
+def _rows(choices: Sequence[Choice]) -> list[list[int]]:
+    """The options of each kernel, from few channels to many."""
+    rows: dict[int | None, list[int]] = {}
+    for option, choice in enumerate(choices):
+        rows.setdefault(choice.kernel, []).append(option)
+    return [sorted(row, key=lambda option: choices[option].channels or 0) for row in rows.values()]
 
 
-def _filled(known: dict[int, float], size: int) -> tuple[float, ...]:
-    """All options, those between two measured ones on the line between them, never rising."""
-    places = sorted(known)
+def _measured(rows: Sequence[Sequence[int]], original: int) -> list[int]:
+    """Which options but the original are measured: of each kernel the ends, and evenly between."""
+    found: list[int] = []
+    for row in rows:
+        unknown = [option for option in row if option != original]
+        last = len(unknown) - 1
+        steps = min(last, _MEASURED - 1)
+        found += [unknown[round(i * last / max(1, steps))] for i in range(steps + 1)]
+    return found
+
+
+def _filled(known: Mapping[int, float], rows: Sequence[Sequence[int]]) -> tuple[float, ...]:
+    """All options in order, each kernel's by those of that kernel that are known."""
+    values: dict[int, float] = {}
+    for row in rows:
+        places = {place: known[option] for place, option in enumerate(row) if option in known}
+        values |= zip(row, _line(places, len(row)), strict=True)
+    return tuple(values[option] for option in sorted(values))
+
+
+def _line(known: Mapping[int, float], size: int) -> list[float]:
+    """All values, those between two known ones on the line between them, never rising."""
     values: list[float] = []
-    for option in range(size):
-        below = max(p for p in places if p <= option)
-        above = min(p for p in places if p >= option)
-        share = 0.0 if below == above else (option - below) / (above - below)
+    for place in range(size):
+        below = max(p for p in known if p <= place)
+        above = min(p for p in known if p >= place)
+        share = 0.0 if below == above else (place - below) / (above - below)
         values.append(known[below] + share * (known[above] - known[below]))
-    for option in range(size - 2, -1, -1):
-        # a larger choice of the same layer can do all that a smaller one does
-        values[option] = max(values[option], values[option + 1])
-    return tuple(values)
+    for place in range(size - 2, -1, -1):
+        # with the same kernel, more channels can do all that fewer do
+        values[place] = max(values[place], values[place + 1])
+    return values

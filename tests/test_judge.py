@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from compressor.data import divided
 from compressor.errors import DataError, UsageError
@@ -97,6 +98,29 @@ def test_outputs_that_cannot_be_compared(form: Any) -> None:
     judge = make_judge("agreement", [LOGITS], Shaped(form))
     with pytest.raises(DataError, match="define score"):
         judge(Shaped(form))
+
+
+@pytest.mark.parametrize("form", [lambda x: x, lambda x: {"maps": x[:, :, None]}])
+def test_outputs_of_another_device_are_compared_there(form: Any) -> None:
+    judge = make_judge("agreement", [LOGITS], Shaped(form))
+    # A meta tensor stands in for a GPU's: all but bringing the result back works.
+    with pytest.raises(NotImplementedError, match="copy out of meta tensor"):
+        judge.values(0, form(LOGITS.to("meta")), None)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+@pytest.mark.parametrize("form", FORMS)
+def test_the_originals_outputs_wait_on_the_cpu(form: Any) -> None:
+    def network(factor: float) -> nn.Module:
+        model = Shaped(form, factor)
+        model.place = nn.Parameter(torch.zeros(()))
+        return model.cuda()
+
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    judge = make_judge("agreement", [x, x[:1]], network(1.0))
+    kept = [leaf for leaf in tree_leaves(judge.references) if isinstance(leaf, Tensor)]
+    assert {leaf.device.type for leaf in kept} == {"cpu"}
+    assert judge(network(1.5)) == pytest.approx(-0.25)
 
 
 def test_names_that_are_no_score() -> None:

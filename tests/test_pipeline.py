@@ -37,6 +37,7 @@ from compressor.errors import (
 )
 from compressor.export import ExportReport
 from compressor.progress import Event
+from compressor.reading import Reading, read_network
 from compressor.result import RunSummary
 from compressor.timing import Latency, Schedule
 from tests import networks
@@ -430,6 +431,25 @@ def test_another_run_does_not_resume(tmp_path: Path, changes: dict[str, Any], na
     assert (tmp_path / "run" / "journal.sqlite").read_bytes() == before
 
 
+@pytest.mark.usefixtures("stub")
+def test_choices_with_other_meanings_do_not_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(*args: Any) -> Reading:
+        """As many choices, but the smallest keeps a channel fewer."""
+        found = read_network(*args)
+        first, *rest = found.space.layers
+        small = replace(first.choices[0], channels=(first.choices[0].channels or 0) - 1)
+        changed = replace(first, choices=(small, *first.choices[1:]))
+        return replace(found, space=replace(found.space, layers=(changed, *rest)))
+
+    with pytest.raises(KeyboardInterrupt):
+        compress(tmp_path / "run", score=interrupted(4))
+    monkeypatch.setattr(pipeline, "read_network", other)
+    with pytest.raises(RunError, match="search space was"):
+        compress(tmp_path / "run")
+
+
 class Padding(nn.Conv2d):
     """Computes something of its own."""
 
@@ -591,6 +611,26 @@ def test_a_score_that_fails_at_the_very_end_is_a_message(tmp_path: Path, value: 
     with pytest.raises(DataError, match="the network that was found"):
         compress(tmp_path / "run", score=Score(act))
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"journal.sqlite"}
+
+
+@pytest.mark.usefixtures("stub")
+@pytest.mark.parametrize("bad", [(0,), (0, 1), (1, 2), (0, 2), (0, 1, 2)])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_the_end_does_without_networks_whose_score_is_not_finite(
+    tmp_path: Path, bad: tuple[int, ...], value: float
+) -> None:
+    # the original, two candidates, and three forms of the network that was found
+    forms = [10.0, 20.0, 30.0]
+    ends = [value if i in bad else score for i, score in enumerate(forms)]
+    score = Score(lambda call: ends[call - 4] if call > 3 else None)
+    settings = {"score": score, "refit": True, "evaluations": 2}
+    if len(bad) == len(forms):
+        with pytest.raises(DataError, match=f"for the network that was found it returned {value}"):
+            compress(tmp_path / "run", **settings)
+    else:
+        left = [score for i, score in enumerate(forms) if i not in bad]
+        assert compress(tmp_path / "run", **settings).summary.best.score == max(left)
+    assert score.calls == 6
 
 
 @pytest.mark.parametrize("at", [1, 2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -54,6 +55,18 @@ def from_scratch(network: Any, layer: int, option: int) -> float:
     return math.sqrt(max(0.0, -score))
 
 
+def rows(network: Any, layer: int) -> list[list[int]]:
+    """The options of each kernel that the layer can have, in order."""
+    choices = library(network).space.layers[layer].choices
+    kernels = dict.fromkeys(choice.kernel for choice in choices)
+    return [[o for o, choice in enumerate(choices) if choice.kernel == k] for k in kernels]
+
+
+def row_measured(row: list[int], original: int) -> list[int]:
+    """The two ends of a row without the original, and two between them."""
+    return [row[i] for i in measured(len(row) + (row[-1] != original))]
+
+
 def measured(size: int) -> list[int]:
     """The two ends below the original, and two between them."""
     last = size - 2
@@ -63,21 +76,23 @@ def measured(size: int) -> list[int]:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_as_if_each_network_were_built_and_judged_alone(network: Any) -> None:
     for layer, values in enumerate(found(network)):
-        wanted = {o: from_scratch(network, layer, o) for o in measured(len(values))}
-        # a larger option never counts for more than a smaller one
-        running = 0.0
-        for option in sorted(wanted, reverse=True):
-            running = max(running, wanted[option])
-            assert values[option] == pytest.approx(running, abs=1e-5)
+        for row in rows(network, layer):
+            # of one kernel, a larger option never counts for more than a smaller one
+            running = 0.0
+            for option in reversed(row_measured(row, len(values) - 1)):
+                running = max(running, from_scratch(network, layer, option))
+                assert values[option] == pytest.approx(running, abs=1e-5)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_the_original_costs_nothing_and_larger_options_never_more(network: Any) -> None:
     table = found(network)
     assert tuple(map(len, table)) == library(network).space.sizes
-    for values in table:
+    for layer, values in enumerate(table):
         assert values[-1] == 0.0
-        assert list(values) == sorted(values, reverse=True)
+        for row in rows(network, layer):
+            of_kernel = [values[option] for option in row]
+            assert of_kernel == sorted(of_kernel, reverse=True)
         assert values[0] > 0.0
 
 
@@ -107,27 +122,61 @@ def test_options_between_two_measured_ones_lie_on_the_line() -> None:
             assert values[option] == pytest.approx(wanted, abs=1e-5)
 
 
-def test_a_gain_is_no_negative_cost_and_a_dip_is_lifted() -> None:
-    class Made(Judge):
-        """A score of its own for each network that it sees."""
+class Made(Judge):
+    """The scores it is given, one for each network that it sees."""
 
-        def values(self, number: int, outputs: Any, targets: Any) -> Tensor:
-            return torch.tensor([next(scores)])
+    scores: Iterator[float]
 
-    made = library(networks.Separable)
-    sizes = made.space.sizes
+    def values(self, number: int, outputs: Any, targets: Any) -> Tensor:
+        return torch.tensor([next(self.scores)])
 
-    rows = []
-    for size in sizes:
-        rows += [-1.0, -4.0, *[0.5] * size][: len(measured(size))]
-    scores = iter(rows)
+
+def told(scores: Iterable[float]) -> Made:
+    made = Made("top1", images(1))
+    object.__setattr__(made, "scores", iter(scores))  # a judge is frozen
+    return made
+
+
+def test_of_one_kernel_nothing_follows_for_another() -> None:
+    made = library(networks.LargeKernels)
+    layers = range(len(made.space.layers))
+    both = [layer for layer in layers if len(rows(networks.LargeKernels, layer)) > 1]
+    assert any(len(row) > 5 for layer in both for row in rows(networks.LargeKernels, layer))
+    # the further down in the list of kernels, the larger the cost: 1, 2, 3
+    scores, wanted = [], []
+    for layer in layers:
+        costs = [0.0] * made.space.sizes[layer]
+        for number, row in enumerate(rows(networks.LargeKernels, layer), 1):
+            asked = row_measured(row, len(costs) - 1)
+            scores += [-float(number**2)] * len(asked)
+            for option in row[: row.index(asked[-1]) + 1] if asked else ():
+                costs[option] = float(number)
+        wanted.append(tuple(costs))
     assembler = Assembler(made.model, made.space, made.consumers)
-    table = sensitivities(assembler, made.space, Made("top1", images(1)), EXAMPLE)
-    for values in table:
+    assert sensitivities(assembler, made.space, told(scores), EXAMPLE) == tuple(wanted)
+    # so that a larger option does cost more somewhere, and is not evened out
+    assert any(list(costs) != sorted(costs, reverse=True) for costs in wanted)
+
+
+def test_a_gain_is_no_negative_cost_and_a_dip_is_lifted() -> None:
+    network = networks.Separable
+    made = library(network)
+    lengths = [
+        len(row_measured(row, size - 1))
+        for layer, size in enumerate(made.space.sizes)
+        for row in rows(network, layer)
+    ]
+    scores = [s for length in lengths for s in [-1.0, -4.0, *[0.5] * length][:length]]
+    assembler = Assembler(made.model, made.space, made.consumers)
+    table = sensitivities(assembler, made.space, told(scores), EXAMPLE)
+    left = iter(lengths)
+    for layer, values in enumerate(table):
         assert values[-1] == 0.0
-        # the first two are the smallest options: the dip of the first is lifted to the second's
-        assert values[0] == (2.0 if len(measured(len(values))) > 1 else 1.0)
-        assert list(values) == sorted(values, reverse=True)
+        for row in rows(network, layer):
+            of_kernel = [values[option] for option in row]
+            # the first two are the smallest options: the dip of the first is lifted
+            assert of_kernel[0] == [0.0, 1.0, 2.0][min(2, next(left))]
+            assert of_kernel == sorted(of_kernel, reverse=True)
 
 
 def test_the_model_is_not_touched_and_the_assembler_is_left_at_the_original() -> None:
