@@ -250,8 +250,14 @@ def _same(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
     return key in old and key in new and bool(old[key] == new[key])
 
 
+_SHOWN = 200  # characters of a setting that a message quotes
+
+
 def _shown(key: str, settings: dict[str, Any]) -> str:
-    return json.dumps(settings[key]) if key in settings else "not given"
+    if key not in settings:
+        return "not given"
+    text = json.dumps(settings[key])
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} …"
 
 
 @contextmanager
