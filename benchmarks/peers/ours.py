@@ -26,6 +26,7 @@ def make(task: Task, request: Request) -> Product:
             out=Path(folder) / "run",
             evaluations=request.evaluations,
             seed=request.seed,
+            score="agreement",
             progress=watch,
         )
     summary = result.summary
