@@ -1,7 +1,7 @@
 """Scores candidates image by image, without doing what cannot change the outcome.
 
 A candidate is assembled from the library, its cut consumers are refitted on its own activations
-(a few hundred images are enough to tell candidates apart), and it is shown the images of the
+(a hundred images are enough to tell candidates apart), and it is shown the images of the
 judge until it is clear that it is worse than the best one so far.
 """
 
