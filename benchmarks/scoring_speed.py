@@ -102,7 +102,7 @@ def measured(name: str, candidates: int, score: str, seed: int) -> dict[str, obj
     networks = [n for _ in range(candidates) if (n := reach.random_network(draws)) is not None]
     assembler = Assembler(model, library.space, library.consumers)
     refitter = Refitter(model, library.space, (example,), few_images(calibration), remember=True)
-    trials = Trials(assembler, refitter, judge, lambda _: True)
+    trials = Trials(model, assembler, refitter, judge, lambda _: True)
     trials(reach.witness)  # both ways start with what is done once behind them
     trials.images = 0
     ours = timed_assembled(trials, networks)

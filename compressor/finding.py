@@ -9,15 +9,13 @@ from pathlib import Path
 
 from torch import nn
 
-from compressor.assembly import Assembler
 from compressor.budget import format_cost
 from compressor.cost import CostModel, Limit
 from compressor.delivery import ONNX, Found, measure_settings
-from compressor.errors import DataError, InfeasibleError
+from compressor.errors import InfeasibleError
 from compressor.export import export_base, export_onnx
 from compressor.finetune import best_score
 from compressor.journal import Journal
-from compressor.judge import make_judge
 from compressor.latency import LatencyCost
 from compressor.ledger import Known
 from compressor.library import LayerLibrary, make_library
@@ -25,14 +23,12 @@ from compressor.limits import ResolvedBudget, resolve_budgets
 from compressor.outcome import Candidate, Outcome, SearchResult
 from compressor.progress import Event, Progress
 from compressor.reading import Reading
+from compressor.recall import recalled
 from compressor.request import Request, Stopwatch
-from compressor.scoring import Recipes, Scorer
+from compressor.scoring import Guide, Recipes, Scorer
 from compressor.search import layer_nas
-from compressor.sensitivity import sensitivities
 from compressor.space import Architecture
 from compressor.timing import Schedule
-from compressor.trend import Hints
-from compressor.trials import few_images
 
 _CANDIDATE = Schedule(warmup=20, repeats=5, rounds=8, seconds=1.0)
 _CONFIRM = Schedule(rounds=20, seconds=4.0)
@@ -80,9 +76,9 @@ def find(
     costs = _costs(request, reading, journal, scorer)
     budgets = resolve_budgets(request.budgets, costs, reading.space.original)
     with watch.stage("sensitivity"):
-        hints = _hints(request, library, progress) if options.refit else None
+        guide = scorer.guide(progress)
     with watch.stage("search"):
-        result = _search(request, reading, budgets, scorer, journal, hints, progress)
+        result = _search(request, reading, budgets, scorer, journal, guide, progress)
         candidate = _confirmed(request, result, budgets)
     with watch.stage("refit"):
         model, score = scorer.finish(candidate.architecture, progress)
@@ -103,21 +99,6 @@ def _library(
             request.model, reading.space, request.example, request.calibration, progress,
             ranking=options.ranked_by, refit=options.refit,
         )  # fmt: skip
-
-
-def _hints(request: Request, library: LayerLibrary, progress: Progress) -> Hints | None:
-    """What each choice costs on its own, in agreement with the original; needs no labels.
-
-    None where the outputs cannot be compared, which only the user's own score can judge.
-    """
-    few = few_images(request.calibration)
-    assembler = Assembler(request.model, library.space, library.consumers)
-    try:
-        judge = make_judge("agreement", few, request.model)
-        return sensitivities(assembler, library.space, judge, request.example, progress)
-    except DataError as error:
-        progress(Event("sensitivity", 0, None, f"left out: {error}"))
-        return None
 
 
 def _costs(
@@ -149,7 +130,7 @@ def _search(
     budgets: Sequence[ResolvedBudget],
     scorer: Scorer,
     journal: Journal,
-    hints: Hints | None,
+    guide: Guide,
     progress: Progress,
 ) -> SearchResult:
     limits = [b.limit() for b in budgets]
@@ -171,7 +152,8 @@ def _search(
         known=known,
         on_outcome=note,
         names=[layer.name for layer in reading.space.layers],
-        hints=hints,
+        hints=guide.hints,
+        probe=guide.probe and recalled(guide.probe, journal),
     )
 
 

@@ -4,7 +4,9 @@ Every network that is scored is complete and within the limits. After each score
 (`compressor.surrogate`) learns; what it expects of the options, and some draws of what they may
 be, are recombined layer by layer under the limits (`compressor.recombine`); of these networks the
 one is scored next from which the largest improvement is expected. Where every option was measured
-on its own before, that is the trend which the model corrects (`compressor.trend`).
+on its own before, that is the trend which the model corrects (`compressor.trend`). Where a
+network's neighbours can be measured cheaply, the best network so far is probed, and what its
+neighbours gain is recombined into steps from there (`compressor.steps`).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from compressor.kernels import Effects, Floats
 from compressor.ledger import Ledger
 from compressor.settings import SearchSettings
 from compressor.space import Architecture
+from compressor.steps import Probe, steps
 from compressor.supply import Supply
 from compressor.surrogate import Surrogate
 from compressor.trend import Hints, Trend
@@ -26,6 +29,7 @@ from compressor.trend import Hints, Trend
 _FIRST = 6  # networks scored before the model is asked
 _DRAWS = 1  # draws from the model that are recombined besides what it expects
 _LEAST = 1e-150
+_REST = 8  # networks scored before the next probe, where the steps of the last one did not pay
 _LOOKS = 3  # networks measured for each that is scored, before a bisection finds one
 
 
@@ -38,6 +42,7 @@ class Guided:
         settings: SearchSettings,
         rng: random.Random,
         hints: Hints | None = None,
+        probe: Probe | None = None,
     ) -> None:
         self._reach = reach = ledger.reach
         flat = [[0.0] * size for size in reach.sizes]
@@ -48,15 +53,21 @@ class Guided:
         self._supply = Supply(reach, settings.buckets, rng)
         self._surrogate = Surrogate(reach.sizes, deterministic=settings.deterministic)
         self._learned = 0
+        self._probe, self._probed = probe, set[Architecture]()
+        self._rested = 0
 
     def run(self) -> None:
         """Scores networks until the evaluations are spent or nothing new is left."""
         self._ledger.ask(self._first())
         while self._ledger.left:
-            batch = self._batch(min(self._settings.batch, self._ledger.left))
+            around = self._around()
+            batch = around or self._batch(min(self._settings.batch, self._ledger.left))
             if not batch:
                 return
             self._ledger.ask_again(batch)
+            if around:
+                better = self._best() not in self._probed
+                self._rested = len(self._ledger.history) + (0 if better else _REST)
 
     def expected(self, networks: Sequence[Architecture]) -> list[float]:
         """The scores that are expected of networks, noise taken out as far as possible."""
@@ -89,6 +100,23 @@ class Guided:
                     found[networks[place]] = None
                     break
         return list(found)
+
+    def _around(self) -> list[Architecture]:
+        """Some steps away from the best network, where a probe has not been there yet."""
+        best = self._best()
+        late = len(self._ledger.history) < self._rested
+        if self._probe is None or best is None or best in self._probed or late:
+            return []
+        self._probed.add(best)
+        seen = {a for a, _ in self._ledger.history}
+        return steps(self._supply, best, self._probe(best), seen)[: self._ledger.left]
+
+    def _best(self) -> Architecture | None:
+        """The network with the best score, or expectation, of the band if some are in it."""
+        if not self._learn():
+            return None
+        means, _, networks = self._standing(())
+        return networks[int(means.argmax())]
 
     def _believed(self, effects: Effects) -> Effects:
         """What the model believes of the options, on top of the trend."""

@@ -57,13 +57,23 @@ class Judge:
             inputs, targets = split(batch)
             yield number, on(device, inputs), targets
 
-    def values(self, number: int, outputs: Any, targets: Tensor | None) -> Tensor:
+    def values(
+        self, number: int, outputs: Any, targets: Tensor | None, part: slice | None = None
+    ) -> Tensor:
         """One value for each image of a batch, `[N]`, float64, on the CPU.
+
+        Args:
+            number: of the batch.
+            outputs: the network's answer to it.
+            targets: of the same images, if there are any.
+            part: the images of the batch that were shown; None for all of them.
 
         Raises:
             DataError: the outputs or the targets do not fit this score.
         """
         reference = self.references[number] if self.references else None
+        if part is not None:
+            reference = tree_map(lambda x: x[part] if isinstance(x, Tensor) else x, reference)
         with torch.no_grad():
             return _VALUES[self.name](outputs, targets, reference).double().cpu()
 

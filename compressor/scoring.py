@@ -14,12 +14,16 @@ from compressor.data import Batches, Inputs
 from compressor.errors import DataError
 from compressor.evaluate import Score, as_number, attempt, recalibrate
 from compressor.finetune import Recipe, best_score, fine_tune
+from compressor.judge import make_judge
 from compressor.ledger import Known
 from compressor.library import LayerLibrary
-from compressor.progress import Progress, silent
+from compressor.probe import Probe
+from compressor.progress import Event, Progress, silent
 from compressor.refit import Refitter
+from compressor.sensitivity import sensitivities
 from compressor.space import Architecture
 from compressor.structure import materialise
+from compressor.trend import Hints
 from compressor.trials import Trials, few_images
 
 
@@ -36,6 +40,19 @@ class Recipes:
     refit: bool = True
     epochs: int = 0
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What is known of single choices, as `layer_nas` takes it; each may be missing.
+
+    Attributes:
+        hints: cost of every option alone in the original network.
+        probe: cost of the neighbours of any network.
+    """
+
+    hints: Hints | None = None
+    probe: Probe | None = None
 
 
 class Scorer:
@@ -78,12 +95,31 @@ class Scorer:
             assembler = Assembler(library.model, library.space, library.consumers)
             few = few_images(calibration)
             refitter = Refitter(library.model, library.space, example, few, remember=True)
-            self._trials = Trials(assembler, refitter, score, eligible)
+            self._trials = Trials(library.model, assembler, refitter, score, eligible)
 
     def resume(self, known: Known) -> None:
         """Takes over what an interrupted run has found out."""
         if self._trials is not None:
             self._trials.resume(known)
+
+    def guide(self, progress: Progress = silent) -> Guide:
+        """What single choices cost, to start the search from and to steer it by.
+
+        Told in agreement with the original on a few calibration images, whatever the score is; it
+        needs no labels. Empty where networks are not refitted before they are scored, or where
+        outputs cannot be compared, which only the user's own score can judge.
+        """
+        if self._trials is None:
+            return Guide()
+        library, few = self.library, few_images(self._calibration)
+        assembler = Assembler(library.model, library.space, library.consumers)
+        try:
+            judge = make_judge("agreement", few, library.model)
+            hints = sensitivities(assembler, library.space, judge, self._example, progress)
+        except DataError as error:
+            progress(Event("sensitivity", 0, None, f"left out: {error}"))
+            return Guide()
+        return Guide(hints, Probe(self._trials, library.space, judge, progress))
 
     def __call__(self, architecture: Architecture) -> float:
         """The score of an architecture."""

@@ -11,6 +11,7 @@ from compressor.ledger import Known, OnOutcome, Score, open_ledger
 from compressor.outcome import Executor, SearchResult
 from compressor.published import Published
 from compressor.settings import SearchSettings
+from compressor.steps import Probe
 from compressor.trend import Hints
 
 __all__ = ["SearchSettings", "layer_nas"]
@@ -31,6 +32,7 @@ def layer_nas(  # noqa: PLR0913
     on_outcome: OnOutcome | None = None,
     names: Sequence[str] | None = None,
     hints: Hints | None = None,
+    probe: Probe | None = None,
 ) -> SearchResult:
     """Finds the best network within the limits.
 
@@ -51,6 +53,9 @@ def layer_nas(  # noqa: PLR0913
         names: names of the layers for messages.
         hints: for each layer what each of its options costs on its own, on any scale, lower is
             better; the guided strategy starts from there.
+        probe: tells of a network what each option would cost in it, where asking is far cheaper
+            than a score; the guided strategy asks it around the best network. The same network
+            must get the same answer.
 
     Raises:
         InfeasibleError: no network within the limits, before anything is scored.
@@ -75,6 +80,6 @@ def layer_nas(  # noqa: PLR0913
     if settings.strategy == "published":
         Published(ledger, settings, rng).run()
         return ledger.result()
-    guided = Guided(ledger, settings, rng, hints)
+    guided = Guided(ledger, settings, rng, hints, probe)
     guided.run()
     return ledger.result(None if settings.deterministic else guided.expected)

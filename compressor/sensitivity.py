@@ -52,10 +52,10 @@ def sensitivities(
     found: dict[int, tuple[float, ...]] = {}
     order = sorted(range(len(space.layers)), key=lambda i: _start(assembler, space, calls, i))
     for done, number in enumerate(order):
-        rows = _rows(space.layers[number].choices)
+        rows = rows_of(space.layers[number].choices)
         known = {space.original[number]: 0.0}
         for option in _measured(rows, space.original[number]):
-            single = _with(space.original, number, option)
+            single = with_option(space.original, number, option)
             known[option] = math.sqrt(max(0.0, -_score(assembler, replay, calls, judge, single)))
         found[number] = _filled(known, rows)
         progress(Event("sensitivity", done + 1, len(order), space.layers[number].name))
@@ -65,7 +65,7 @@ def sensitivities(
 
 def _start(assembler: Assembler, space: SearchSpace, calls: Calls, number: int) -> int:
     """When the first module that a layer changes begins; 0 where that is not known."""
-    paths = assembler.changed(space.original, _with(space.original, number, 0))
+    paths = assembler.changed(space.original, with_option(space.original, number, 0))
     if any(path not in calls.once for path in paths):
         return 0
     return min((calls.once[path].start for path in paths), default=0)
@@ -88,11 +88,12 @@ def _score(
     return float(torch.cat(values).mean())
 
 
-def _with(original: Architecture, number: int, option: int) -> Architecture:
-    return (*original[:number], option, *original[number + 1 :])
+def with_option(network: Architecture, number: int, option: int) -> Architecture:
+    """The network with another option in one layer."""
+    return (*network[:number], option, *network[number + 1 :])
 
 
-def _rows(choices: Sequence[Choice]) -> list[list[int]]:
+def rows_of(choices: Sequence[Choice]) -> list[list[int]]:
     """The options of each kernel, from few channels to many."""
     rows: dict[int | None, list[int]] = {}
     for option, choice in enumerate(choices):

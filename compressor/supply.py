@@ -33,11 +33,17 @@ _ENUMERATED_MEASURED = 256  # the same where each look is a measurement
 
 
 class Supply:
-    """Proposes networks; never one above a limit that it can check."""
+    """Proposes networks; never one above a limit that it can check.
+
+    Attributes:
+        sizes: number of options of each layer.
+        measured: limits whose costs are measured.
+    """
 
     def __init__(self, reach: Reach, buckets: int | None, rng: random.Random) -> None:
         """Guesses the costs around a few networks in the band; measures nothing."""
         self._reach, self._rng = reach, rng
+        self.sizes = reach.sizes
         self._buckets = buckets or _BUCKETS
         self._real = _padding(reach.sizes)
         self._exact = [limit for limit in reach.limits if is_exact(limit)]

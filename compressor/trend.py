@@ -28,12 +28,7 @@ class Trend:
         Raises:
             SearchError: the hints have another form than the layers, or are not finite.
         """
-        given = [len(row) for row in hints]
-        if given != list(sizes):
-            raise SearchError(
-                f"hints must give one number for each option of each layer, {list(sizes)}, but "
-                f"there are {given}"
-            )
+        require_form("hints", hints, sizes)
         self._table: Floats = np.zeros((len(sizes), max(sizes)))
         for layer, row in enumerate(hints):
             self._table[layer, : len(row)] = row
@@ -69,3 +64,17 @@ class Trend:
     def _as_effects(self, main: Floats) -> Effects:
         layers, options = main.shape
         return Effects(main, np.zeros((layers - 1, options, options)))
+
+
+def require_form(what: str, hints: Hints, sizes: Sequence[int]) -> None:
+    """Refuses numbers that do not fit the layers.
+
+    Raises:
+        SearchError: there is not one number for each option of each layer.
+    """
+    given = [len(row) for row in hints]
+    if given != list(sizes):
+        raise SearchError(
+            f"{what} must give one number for each option of each layer, {list(sizes)}, but "
+            f"there are {given}"
+        )

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from compressor.assembly import Assembler
-from compressor.counting import evaluating
+from compressor.counting import evaluating, forward
 from compressor.data import Batches, Inputs, device_of, split
 from compressor.evaluate import Score, as_number
 from compressor.judge import Judge
@@ -23,6 +24,8 @@ from compressor.ledger import Known
 from compressor.refit import Refitter
 from compressor.space import Architecture
 
+_AT_ONCE = 64  # images of a batch shown at once, on a CPU
+_ALIKE = 1e-4  # largest difference between a batch shown in parts and as a whole, by its scale
 _IMAGES = 128  # that candidates are refitted to
 _ENOUGH = 128  # images before a candidate may be given up
 _SURE = 3.0  # standard errors by which it must then be worse
@@ -48,6 +51,27 @@ def _first(x: Tensor, size: int, count: int) -> Tensor:
     return x[:count] if x.dim() and x.shape[0] == size else x
 
 
+def divisible(model: nn.Module, inputs: Inputs, parts: Sequence[slice]) -> bool:
+    """Whether the network answers parts of a batch as it answers the whole."""
+    with evaluating(model):
+        whole = tree_leaves(forward(model, inputs))
+        each = [tree_leaves(forward(model, tuple(x[part] for x in inputs))) for part in parts]
+    return all(_alike(one, [leaves[place] for leaves in each]) for place, one in enumerate(whole))
+
+
+def _alike(whole: object, parts: Sequence[object]) -> bool:
+    tensors = [x for x in parts if isinstance(x, Tensor) and x.dim()]
+    if not isinstance(whole, Tensor) or len(tensors) < len(parts):
+        return False
+    if any(x.shape[1:] != whole.shape[1:] for x in tensors):
+        return False
+    joined = torch.cat(tensors)
+    if joined.shape != whole.shape:
+        return False
+    scale = float(whole.abs().max()) if whole.numel() else 0.0
+    return torch.allclose(joined, whole, rtol=0.0, atol=_ALIKE * scale)
+
+
 class Trials:
     """Scores of one network's architectures, by one judge.
 
@@ -61,6 +85,7 @@ class Trials:
 
     def __init__(
         self,
+        original: nn.Module,
         assembler: Assembler,
         refitter: Refitter,
         judge: Score,
@@ -69,6 +94,7 @@ class Trials:
         """Remembers nothing yet.
 
         Args:
+            original: the network that candidates are made from; not touched.
             assembler: makes the candidates.
             refitter: refits them.
             judge: scores them; a `Judge` image by image, any other function in one go.
@@ -76,6 +102,8 @@ class Trials:
         """
         self.images = 0
         self._assembler = assembler
+        self._original = original
+        self._divisible: bool | None = None
         self._refitter = refitter
         self._judge = judge
         self._eligible = eligible
@@ -114,13 +142,30 @@ class Trials:
             return as_number(self._judge(copy.deepcopy(network)))
         values: list[Tensor] = []
         with evaluating(network), torch.no_grad():
-            for number, inputs, targets in self._judge.inputs(device_of(network)):
-                values.append(self._judge.values(number, network(*inputs), targets))
-                self.images += len(values[-1])
+            for found in self._looks(self._judge, network):
+                values.append(found)
+                self.images += len(found)
                 behind = self._behind(torch.cat(values))
                 if behind is not None:
                     return behind
         return self._noted(architecture, torch.cat(values))
+
+    def _looks(self, judge: Judge, network: nn.Module) -> Iterator[Tensor]:
+        """The judge's values, a few images at a time where batches may be taken apart."""
+        for number, inputs, targets in judge.inputs(device_of(network)):
+            for part in self._parts(inputs):
+                shown = inputs if part is None else tuple(x[part] for x in inputs)
+                wanted = targets if part is None or targets is None else targets[part]
+                yield judge.values(number, network(*shown), wanted, part)
+
+    def _parts(self, inputs: Inputs) -> list[slice | None]:
+        size = len(inputs[0]) if inputs[0].dim() else 1
+        if size <= _AT_ONCE or inputs[0].is_cuda or any(x.shape[:1] != (size,) for x in inputs):
+            return [None]
+        parts = [slice(first, first + _AT_ONCE) for first in range(0, size, _AT_ONCE)]
+        if self._divisible is None:
+            self._divisible = divisible(self._original, inputs, parts)
+        return [*parts] if self._divisible else [None]
 
     def _behind(self, values: Tensor) -> float | None:
         """The estimated score of a candidate that is clearly worse than the best one."""

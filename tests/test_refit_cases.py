@@ -51,7 +51,7 @@ def trials(network: Any) -> tuple[Trials, Any]:
     assembler = Assembler(model, library.space, library.consumers)
     refitter = Refitter(model, library.space, EXAMPLE, few_images(images()), remember=True)
     judge = make_judge("agreement", images(2), model)
-    return Trials(assembler, refitter, judge, lambda _: True), library
+    return Trials(model, assembler, refitter, judge, lambda _: True), library
 
 
 @pytest.mark.parametrize("network", [FrozenNorm, Upsampled])

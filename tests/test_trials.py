@@ -18,7 +18,7 @@ from compressor.library import LayerLibrary, make_library
 from compressor.outcome import Outcome
 from compressor.refit import Refitter
 from compressor.space import Architecture
-from compressor.trials import Trials, few_images
+from compressor.trials import Trials, divisible, few_images
 from tests import networks
 from tests.test_assembly import drawn
 from tests.test_library import EXAMPLE, images, read
@@ -35,7 +35,7 @@ def trials(judge: Any, network: Any = networks.Residual, eligible: Any = lambda 
     assembler = Assembler(made.model, made.space, made.consumers)
     few = few_images(images(2))
     refitter = Refitter(made.model, made.space, EXAMPLE, few, remember=True)
-    return Trials(assembler, refitter, judge, eligible)
+    return Trials(made.model, assembler, refitter, judge, eligible)
 
 
 def candidates(count: int, network: Any = networks.Residual) -> list[Architecture]:
@@ -105,7 +105,7 @@ class Table(Judge):
             self.shown.append(number)
             yield number, (x,), None
 
-    def values(self, number: int, outputs: Any, targets: Any) -> Tensor:
+    def values(self, number: int, outputs: Any, targets: Any, part: Any = None) -> Tensor:
         values: Tensor = self.table[self.now[-1]][50 * number : 50 * (number + 1)]
         return values
 
@@ -127,7 +127,7 @@ def told(values: dict[Architecture, Tensor], eligible: Any = lambda _: True) -> 
     made = library()
     assembler = Assembler(made.model, made.space, made.consumers)
     refitter = Refitter(made.model, made.space, EXAMPLE, few_images(images(1)), remember=True)
-    return Told(assembler, refitter, Table("top1", (), table=values), eligible)
+    return Told(made.model, assembler, refitter, Table("top1", (), table=values), eligible)
 
 
 def test_a_clearly_worse_candidate_is_given_up_with_an_estimate() -> None:
@@ -264,3 +264,62 @@ def test_every_input_of_a_batch_is_cut_but_not_what_has_no_batch() -> None:
     batch = (torch.zeros(200, 3), torch.ones(200), torch.ones(()), torch.ones(7, 2))
     (found,) = few_images([(batch, torch.zeros(200))])
     assert [list(x.shape) for x in found] == [[128, 3], [128], [], [7, 2]]
+
+
+# ---- batches shown in parts
+
+
+def large(batches: int, size: int = 200) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return [torch.randn(size, 3, 16, 16, generator=generator) for _ in range(batches)]
+
+
+def test_large_batches_are_shown_in_parts_with_the_same_score() -> None:
+    labelled = [(x, torch.arange(len(x)) % 10) for x in large(2)]
+    for name in ("agreement", "loss", "top1"):
+        judge = make_judge(name, labelled, library().model)
+        ours, plain = trials(judge), trials(judge)
+        for architecture in candidates(2):
+            whole = judge(plain.network(architecture))
+            assert ours(architecture) == pytest.approx(whole, rel=1e-5, abs=1e-7)
+        assert ours.images == 2 * 400
+
+
+def test_a_hopeless_candidate_costs_no_whole_batch() -> None:
+    judge = make_judge("agreement", large(2), library().model)
+    ours = trials(judge)
+    ours(library().space.original)
+    before = ours.images
+    found = ours((0,) * len(library().space.sizes))
+    assert found < 0
+    assert before == 400
+    assert 128 <= ours.images - before < 200
+
+
+class OfTheBatch(nn.Module):
+    """Answers differ with what else is in the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(0, keepdim=True)
+
+
+def test_a_network_that_looks_at_its_batch_is_shown_whole_batches() -> None:
+    parts = [slice(0, 64), slice(64, 128), slice(128, 200)]
+    x = large(1)
+    assert divisible(nn.ReLU(), (x[0],), parts)
+    assert not divisible(OfTheBatch(), (x[0],), parts)
+    assert not divisible(nn.BatchNorm2d(3, track_running_stats=False), (x[0],), parts)
+
+
+def test_outputs_that_do_not_follow_the_batch_are_not_taken_apart() -> None:
+    class Summary(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean()
+
+    class Turned(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1).mT
+
+    parts = [slice(0, 64), slice(64, 200)]
+    for module in (Summary(), Turned()):
+        assert not divisible(module, (large(1)[0],), parts)

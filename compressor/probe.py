@@ -1,0 +1,72 @@
+"""What the choices next to a network's own would cost there.
+
+`compressor.sensitivity` measures every choice alone in the original network. Deep inside a budget
+other things matter: what one layer lost, others must make up for. So the same question is asked
+again around the best network found so far, layer by layer, on few unlabelled images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from compressor.judge import Judge
+from compressor.progress import Event, Progress, silent
+from compressor.sensitivity import rows_of, with_option
+from compressor.space import Architecture, Choice, SearchSpace
+from compressor.trend import Hints
+from compressor.trials import Trials
+
+
+class Probe:
+    """Measures the neighbours of a network: those that differ from it in one layer, by a step."""
+
+    def __init__(
+        self, trials: Trials, space: SearchSpace, judge: Judge, progress: Progress = silent
+    ) -> None:
+        """Measures nothing yet.
+
+        Args:
+            trials: makes the networks.
+            space: their search space.
+            judge: compares with the original; needs no labels.
+            progress: told after each layer.
+        """
+        self._trials, self._space, self._judge = trials, space, judge
+        self._progress = progress
+
+    def __call__(self, base: Architecture) -> Hints:
+        """How much worse each neighbour of a network is than the network itself.
+
+        Returns:
+            For each layer and option the loss of score, below zero for a gain; 0 for the network's
+            own option, infinity for options that are no neighbours.
+        """
+        own = self._judge(self._trials.network(base))
+        found = []
+        for number, layer in enumerate(self._space.layers):
+            costs = [math.inf] * len(layer.choices)
+            costs[base[number]] = 0.0
+            for option in beside(layer.choices, base[number]):
+                network = self._trials.network(with_option(base, number, option))
+                costs[option] = own - self._judge(network)
+            found.append(tuple(costs))
+            self._progress(Event("probe", number + 1, len(self._space.layers), layer.name))
+        return tuple(found)
+
+
+def beside(choices: Sequence[Choice], option: int) -> list[int]:
+    """The next options with the same kernel, and with each other kernel the most alike one."""
+    own = choices[option]
+    found: list[int] = []
+    for row in rows_of(choices):
+        if option in row:
+            place = row.index(option)
+            found += row[max(0, place - 1) : place] + row[place + 1 : place + 2]
+        else:
+            found.append(min(row, key=lambda o: (_apart(choices[o], own), o)))
+    return sorted(found)
+
+
+def _apart(one: Choice, other: Choice) -> int:
+    return abs((one.channels or 0) - (other.channels or 0))

@@ -1,0 +1,53 @@
+"""What the choices next to a network's own cost: as if each neighbour were judged alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from compressor.judge import make_judge
+from compressor.probe import Probe, beside
+from compressor.space import Choice
+from tests import networks
+from tests.test_library import images
+from tests.test_trials import candidates, library, trials
+
+
+@pytest.mark.parametrize("network", [networks.Residual, networks.LargeKernels])
+def test_as_if_each_neighbour_were_judged_alone(network: Any) -> None:
+    space = library(network).space
+    judge = make_judge("agreement", images(2), library(network).model)
+    ours, alone = trials(judge, network), trials(judge, network)
+    base = candidates(1, network)[0]
+    found = Probe(ours, space, judge)(base)
+    own = judge(alone.network(base))
+    told = 0
+    for number, (layer, row) in enumerate(zip(space.layers, found, strict=True)):
+        near = beside(layer.choices, base[number])
+        for option, cost in enumerate(row):
+            if option == base[number]:
+                assert cost == 0
+            elif option in near:
+                single = (*base[:number], option, *base[number + 1 :])
+                assert cost == pytest.approx(own - judge(alone.network(single)), abs=1e-9)
+                told += 1
+            else:
+                assert cost == math.inf
+    assert told >= len(space.layers)
+
+
+def test_the_next_widths_are_beside() -> None:
+    choices = [Choice(channels=c, kernel=None) for c in (8, 16, 24, 32)]
+    assert beside(choices, 0) == [1]
+    assert beside(choices, 1) == [0, 2]
+    assert beside(choices, 3) == [2]
+    assert beside(choices[:1], 0) == []
+
+
+def test_of_another_kernel_the_most_alike_width_is_beside() -> None:
+    pairs = [(8, 3), (16, 3), (8, 5), (32, 3), (16, 5), (32, 5), (32, 7)]
+    choices = [Choice(channels=c, kernel=k) for c, k in pairs]
+    near = {pairs[o] for o in beside(choices, pairs.index((16, 5)))}
+    assert near == {(8, 5), (32, 5), (16, 3), (32, 7)}
