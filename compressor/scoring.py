@@ -24,7 +24,7 @@ from compressor.sensitivity import sensitivities
 from compressor.space import Architecture
 from compressor.structure import materialise
 from compressor.trend import Hints
-from compressor.trials import Trials, few_images
+from compressor.trials import Trials, few_images, other_images
 
 
 @dataclass(frozen=True)
@@ -111,15 +111,16 @@ class Scorer:
         """
         if self._trials is None:
             return Guide()
-        library, few = self.library, few_images(self._calibration)
-        assembler = Assembler(library.model, library.space, library.consumers)
+        model, space = self.library.model, self.library.space
+        assembler = Assembler(model, space, self.library.consumers)
         try:
-            judge = make_judge("agreement", few, library.model)
-            hints = sensitivities(assembler, library.space, judge, self._example, progress)
+            few = make_judge("agreement", few_images(self._calibration), model)
+            others = make_judge("agreement", other_images(self._calibration), model)
+            hints = sensitivities(assembler, space, few, self._example, progress)
         except DataError as error:
             progress(Event("sensitivity", 0, None, f"left out: {error}"))
             return Guide()
-        return Guide(hints, Probe(self._trials, library.space, judge, progress))
+        return Guide(hints, Probe(self._trials, space, others, progress))
 
     def __call__(self, architecture: Architecture) -> float:
         """The score of an architecture."""

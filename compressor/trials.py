@@ -27,28 +27,44 @@ from compressor.space import Architecture
 _AT_ONCE = 64  # images of a batch shown at once, on a CPU
 _ALIKE = 1e-4  # largest difference between a batch shown in parts and as a whole, by its scale
 _IMAGES = 128  # that candidates are refitted to
+_OTHERS = 256  # further ones, for comparing what was refitted
 _ENOUGH = 128  # images before a candidate may be given up
 _SURE = 3.0  # standard errors by which it must then be worse
 
 
-def few_images(calibration: Batches) -> list[Inputs]:
-    """The first inputs of the calibration data, as many as tell candidates apart."""
-    found: list[Inputs] = []
-    left = _IMAGES
+def few_images(calibration: Batches) -> list[tuple[Inputs]]:
+    """Batches of the first calibration inputs, without targets: enough to tell candidates apart."""
+    return _inputs_between(calibration, 0, _IMAGES)
+
+
+def other_images(calibration: Batches) -> list[tuple[Inputs]]:
+    """Calibration inputs that no candidate is refitted to; the same ones where there are no more.
+
+    A network looks better on the images that it was refitted to, and the more so the wider it is.
+    """
+    found = _inputs_between(calibration, _IMAGES, _IMAGES + _OTHERS)
+    return found or few_images(calibration)
+
+
+def _inputs_between(calibration: Batches, first: int, last: int) -> list[tuple[Inputs]]:
+    found: list[tuple[Inputs]] = []
+    passed = 0
     for batch in calibration:
         inputs, _ = split(batch)
         size = inputs[0].shape[0] if inputs[0].dim() else 1
-        whole = size <= left
-        found.append(inputs if whole else tuple(_first(x, size, left) for x in inputs))
-        left -= size
-        if left <= 0:
+        part = slice(max(0, first - passed), last - passed)
+        if passed + size > first:
+            whole = part.start == 0 and size <= part.stop
+            found.append((inputs if whole else tuple(_only(x, size, part) for x in inputs),))
+        passed += size
+        if passed >= last:
             break
     return found
 
 
-def _first(x: Tensor, size: int, count: int) -> Tensor:
-    """The first of a batch; what has no batch dimension stays whole."""
-    return x[:count] if x.dim() and x.shape[0] == size else x
+def _only(x: Tensor, size: int, part: slice) -> Tensor:
+    """Some of a batch; what has no batch dimension stays whole."""
+    return x[part] if x.dim() and x.shape[0] == size else x
 
 
 def divisible(model: nn.Module, inputs: Inputs, parts: Sequence[slice]) -> bool:

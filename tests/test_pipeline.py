@@ -283,16 +283,19 @@ class TwoInputs(nn.Module):
         return {"logits": self.head(features), "features": features.mean(1, keepdim=True)}
 
 
-def test_two_inputs_a_dictionary_and_no_labels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("score_epochs", [0, 1])
+def test_two_inputs_a_dictionary_and_no_labels(tmp_path: Path, score_epochs: int) -> None:
     torch.manual_seed(0)
     pairs = [(x, x.flip(0)) for x, _ in data()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(delivery, "measure", by_weights)
         result = compress(
             tmp_path / "run", model=TwoInputs(), example_input=(EXAMPLE, EXAMPLE),
-            calibration=[(pair,) for pair in pairs], score=Score(), score_epochs=1, evaluations=3,
+            calibration=[(pair,) for pair in pairs], score=Score(), score_epochs=score_epochs,
+            evaluations=3,
         )  # fmt: skip
     assert result.summary.budgets[0].met
+    assert result.summary.failed == 0
     loaded = compressor.load(result.run, TwoInputs())
     with torch.no_grad():
         assert torch.equal(loaded(*pairs[0])["logits"], result.model(*pairs[0])["logits"])
