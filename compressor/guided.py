@@ -17,6 +17,7 @@ import numpy as np
 
 from compressor.kernels import Effects, Floats
 from compressor.ledger import Ledger
+from compressor.moves import Asked
 from compressor.settings import SearchSettings
 from compressor.space import Architecture
 from compressor.supply import Supply
@@ -45,7 +46,7 @@ class Guided:
         self._hinted = hints is not None
         self._ledger, self._settings = ledger, settings
         self._draws = np.random.default_rng(rng.getrandbits(63))
-        self._supply = Supply(reach, settings.buckets, rng)
+        self._supply = Supply(reach, settings.buckets, rng, ledger.watch)
         self._surrogate = Surrogate(reach.sizes, deterministic=settings.deterministic)
         self._learned = 0
 
@@ -74,6 +75,8 @@ class Guided:
             if network is None:
                 break
             first[network] = None
+        if self._ledger.watch is not None:
+            self._ledger.watch(Asked(tuple(first)))
         return list(first)
 
     def _hinted_at(self, count: int) -> list[Architecture]:
@@ -123,9 +126,16 @@ class Guided:
             if network is None:
                 break
             batch.append(network)
+            self._tell(network, learned)
             if learned and len(batch) < count:
                 self._surrogate.pretend(np.array([network], dtype=np.int64))
         return batch
+
+    def _tell(self, network: Architecture, learned: bool) -> None:
+        if self._ledger.watch is not None:
+            means, deviations = self._predicted([network] if learned else [])
+            expected = zip(means.tolist(), deviations.tolist(), strict=True)
+            self._ledger.watch(Asked((network,), tuple(expected)))
 
     def _promising(
         self, batch: Sequence[Architecture], seen: Collection[Architecture]

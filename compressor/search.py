@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from compressor.cost import Limit
 from compressor.guided import Guided
 from compressor.ledger import Known, OnOutcome, Score, open_ledger
+from compressor.moves import Watch
 from compressor.outcome import Executor, SearchResult
 from compressor.published import Published
 from compressor.settings import SearchSettings
@@ -31,6 +32,7 @@ def layer_nas(  # noqa: PLR0913
     on_outcome: OnOutcome | None = None,
     names: Sequence[str] | None = None,
     hints: Hints | None = None,
+    watch: Watch | None = None,
 ) -> SearchResult:
     """Finds the best network within the limits.
 
@@ -51,6 +53,7 @@ def layer_nas(  # noqa: PLR0913
         names: names of the layers for messages.
         hints: for each layer what each of its options costs on its own, on any scale, lower is
             better; the guided strategy starts from there.
+        watch: told every move (`compressor.moves`); changes nothing.
 
     Raises:
         InfeasibleError: no network within the limits, before anything is scored.
@@ -67,6 +70,7 @@ def layer_nas(  # noqa: PLR0913
         executor=executor,
         known=known,
         on_outcome=on_outcome,
+        watch=watch,
     )
     rng = random.Random(seed)  # noqa: S311 - reproducible draws, no secrets
     if max(sizes, default=1) == 1:  # nothing to decide
