@@ -57,6 +57,7 @@ class Trials:
 
     Attributes:
         images: how many images candidates were shown so far.
+        given_up: candidates that were given up, and after how many images.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Trials:
             eligible: whether an architecture may be what others are compared with.
         """
         self.images = 0
+        self.given_up: dict[Architecture, int] = {}
         self._assembler = assembler
         self._refitter = refitter
         self._judge = judge
@@ -119,6 +121,7 @@ class Trials:
                 self.images += len(values[-1])
                 behind = self._behind(torch.cat(values))
                 if behind is not None:
+                    self.given_up[architecture] = sum(map(len, values))
                     return behind
         return self._noted(architecture, torch.cat(values))
 
