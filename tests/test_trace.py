@@ -188,6 +188,14 @@ def test_repeats_are_told(tmp_path: Path) -> None:
     assert all((e.source == "repeat") == (e.repeat > 0) for e in scored)
 
 
+def test_a_run_that_goes_on_can_be_told(run: Path) -> None:
+    with Journal.open(run / JOURNAL, {}) as journal:
+        before = len(read_trace(run).scored)
+        network = (0,) * len(SPACE.sizes)
+        journal.record_cost("latency", network, 1.0)
+        assert len(read_trace(run).scored) == before == 24
+
+
 def test_what_was_expected_came_before_the_score(run: Path) -> None:
     scored = read_trace(run).scored
     first = [e for e in scored if e.expected is None]
