@@ -23,8 +23,9 @@ class Visits:
 
     def __init__(self) -> None:
         self.origin: tuple[Source, int | None] | None = None
-        self._visits: list[Visit] = []
-        self._round = -1
+        self._visits: list[Visit] = []  # before this one
+        self._now: tuple[int, int] | None = None  # round and layer of this visit
+        self._tried: list[Tried] = []  # in this visit
         self._first = 0  # number of the first evaluation of this visit
         self._rows: dict[int, _Row] = {}
 
@@ -39,26 +40,22 @@ class Visits:
             self._first = len(numbers)
             self._turn(move.layer)
         elif isinstance(move, Dropped):
-            self._note(Tried(move.prefix, move.obstacle))
+            self._tried.append(Tried(move.prefix, move.obstacle))
         elif isinstance(move, Judged):
             self._judged(move, numbers.get(move.network))
 
     def done(self) -> tuple[Visit, ...]:
         """All visits, the last one as far as it came."""
-        return tuple(self._visits)
+        if self._now is None:
+            return tuple(self._visits)
+        row = _standing(self._rows.get(self._now[1], {}))
+        return (*self._visits, Visit(*self._now, tuple(self._tried), row))
 
     def _turn(self, layer: int | None) -> None:
-        if layer is None:
-            self.origin = ("set aside", None)
-            return
-        self._round += layer == 0
-        self.origin = ("layer", len(self._visits))
-        self._visits.append(Visit(self._round, layer, (), _standing(self._rows.get(layer, {}))))
-
-    def _note(self, tried: Tried) -> None:
-        visit = self._visits[-1]
-        row = _standing(self._rows.get(visit.layer, {}))
-        self._visits[-1] = replace(visit, tried=(*visit.tried, tried), row=row)
+        last = -1 if self._now is None else self._now[0]
+        self._visits, self._tried = list(self.done()), []
+        self._now = None if layer is None else (last + (layer == 0), layer)
+        self.origin = ("set aside", None) if layer is None else ("layer", len(self._visits))
 
     def _judged(self, move: Judged, number: int | None) -> None:
         known = number is not None and number < self._first
@@ -67,12 +64,12 @@ class Visits:
             move.prefix, _fate(move, number), move.score, move.cost, bucket, number, known
         )
         if tried.fate == "kept":
-            row = self._rows.setdefault(self._visits[-1].layer, {})
+            row = self._rows.setdefault(len(move.prefix) - 1, {})
             row[move.prefix] = move.bucket, tried
             if move.gone is not None:
                 del row[move.gone]
                 tried = replace(tried, pushed_out=move.gone)
-        self._note(tried)
+        self._tried.append(tried)
 
 
 def _fate(move: Judged, number: int | None) -> Fate:
