@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
@@ -17,12 +17,14 @@ from compressor.timing import Latency
 if TYPE_CHECKING:  # it brings torch, which `compressor measure` can do without
     from compressor.reading import Inspection
 
+RIGHT = "right"
+_OPTIONS = 12  # of a prefix
 _SHOWN = 3  # of the modules or choices of one layer; the number of all follows
 
 
 def closing_table(base: Figures, best: Figures, score: str = "") -> Table:
     """Original beside compressed, as it closes a run."""
-    table = _table("", ("Original", "right"), ("Compressed", "right"), ("Ratio", "right"))
+    table = text_table("", ("Original", "right"), ("Compressed", "right"), ("Ratio", "right"))
     for row in comparison(base, best, score):
         table.add_row(row.what, row.base, row.best, row.ratio)
     return table
@@ -30,7 +32,7 @@ def closing_table(base: Figures, best: Figures, score: str = "") -> Table:
 
 def latency_table(found: Mapping[str, Latency], threads: int, provider: str) -> Table:
     """Medians with their spread; ratios to the first model."""
-    table = _table(
+    table = text_table(
         "Model",
         ("Median", "right"),
         ("95 % interval", "right"),
@@ -68,7 +70,7 @@ def inspection_parts(found: Inspection) -> Iterator[RenderableType]:
         ("Kept as it is", found.frozen),
         ("Cut without refitting", found.sliced),
     ):
-        table = _table(title, ("Why", "left"))
+        table = text_table(title, ("Why", "left"))
         for part in parts:
             table.add_row(Text(part.name), Text(part.reason))
         if parts:
@@ -76,7 +78,7 @@ def inspection_parts(found: Inspection) -> Iterator[RenderableType]:
 
 
 def _layers(found: Inspection) -> Table:
-    table = _table(
+    table = text_table(
         "Search layer",
         ("Modules", "left"),
         ("Choices", "left"),
@@ -106,9 +108,23 @@ def _ends(choices: tuple[str, ...]) -> str:
     return f"{' | '.join(choices[: _SHOWN - 1])} | … | {choices[-1]} ({len(choices)} in all)"
 
 
-def _table(first: str, *others: tuple[str, str]) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
+def text_table(first: str, *others: tuple[str, str]) -> Table:
+    """An empty table: the first column's name, then names and sides of the others."""
+    table = Table(
+        box=None, header_style="bold", pad_edge=False, title_justify="left", caption_justify="left"
+    )
     table.add_column(first, overflow="fold")
     for name, justify in others:
         table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
     return table
+
+
+def options_text(options: Sequence[int]) -> str:
+    """Option numbers of an architecture or a prefix; of a long one the last, where it stands."""
+    more = "… " * (len(options) > _OPTIONS)
+    return more + " ".join(map(str, options[-_OPTIONS:]))
+
+
+def number_text(value: float | None) -> str:
+    """A score in four digits."""
+    return "–" if value is None else f"{value:.4g}"

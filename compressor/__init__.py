@@ -17,17 +17,23 @@ if TYPE_CHECKING:
     from compressor.artefacts import load
     from compressor.errors import CompressorError
     from compressor.pipeline import Result, compress, export_run, inspect
+    from compressor.retrace import read_trace
+    from compressor.trace import Trace
 
 _HOMES = {
     "CompressorError": "compressor.errors",
     "Result": "compressor.pipeline",
+    "Trace": "compressor.trace",
     "compress": "compressor.pipeline",
     "export_run": "compressor.pipeline",
     "inspect": "compressor.pipeline",
     "load": "compressor.artefacts",
+    "read_trace": "compressor.retrace",
 }
 
-__all__ = ["CompressorError", "Result", "compress", "export_run", "inspect", "load"]
+__all__ = [
+    "CompressorError", "Result", "Trace", "compress", "export_run", "inspect", "load", "read_trace",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from compressor.reach import Reach
 from compressor.space import Architecture
@@ -27,16 +28,21 @@ class Members:
         self._serial = 0
         self._buckets: dict[object, list[Member]] = {}
 
-    def add(self, bucket: object, prefix: Architecture, score: float) -> None:
-        """Keeps the prefix while it is among the best of its bucket."""
+    def add(self, bucket: object, prefix: Architecture, score: float) -> Architecture | None:
+        """Keeps the prefix while it is among the best of its bucket; returns who has to leave."""
         row = self._buckets.setdefault(bucket, [])
         bisect.insort(row, Member(-score, self._serial, prefix))
         self._serial += 1
+        gone = row[self._kept :]
         del row[self._kept :]
+        return gone[0].prefix if gone else None
 
     def __iter__(self) -> Iterator[Member]:
         """Best first; the order depends on scores and arrival alone."""
         return iter(sorted(m for row in self._buckets.values() for m in row))
+
+
+Key: TypeAlias = "int | tuple[float, ...]"
 
 
 class Buckets:
@@ -52,8 +58,8 @@ class Buckets:
         depths = 0 if count is None else len(reach.sizes) + 1
         self._ranges = [self._range(depth) for depth in range(depths)]
 
-    def key(self, prefix: Architecture) -> object:
-        """The bucket of a prefix among those of its length."""
+    def key(self, prefix: Architecture) -> Key:
+        """The bucket of a prefix among those of its length: a number, or its costs."""
         network = self._reach.filled(prefix)
         if self._count is None:
             return tuple(self._reach.cost(limit, network) for limit in self._reach.limits)

@@ -8,6 +8,8 @@ So one traced forward pass of the original gives an exact table for every archit
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -15,7 +17,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.space import Architecture, SearchLayer, SearchSpace
+from compressor.space import Architecture, Choice, SearchLayer, SearchSpace
 
 
 class CostModel(Protocol):
@@ -71,6 +73,25 @@ class TensorSize:
     positions: int
 
 
+@dataclass(frozen=True)
+class TableData:
+    """A `SizeTable` as plain values, for `compressor.plain`.
+
+    Attributes:
+        unit: of the cost.
+        fixed: cost that every network has.
+        sizes: of all dimensions that some layer can cut.
+        cuts: for each option of each layer `[dimension, what it takes away]`, as often as needed.
+        products: `[weight, dimension, …]`: the cost is the sum of these products of sizes.
+    """
+
+    unit: str
+    fixed: int
+    sizes: tuple[int, ...]
+    cuts: tuple[tuple[tuple[tuple[int, ...], ...], ...], ...]
+    products: tuple[tuple[int, ...], ...]
+
+
 _FACTORS = 3  # a weight shrinks in at most: output channels, input channels, kernel area
 
 
@@ -82,28 +103,44 @@ class SizeTable:
 
     monotone = True
 
-    def __init__(
-        self,
+    def __init__(self, data: TableData) -> None:
+        """Takes the plain values; a table is fully described by its `data`.
+
+        Raises:
+            ValueError: they contradict each other.
+        """
+        self.data, self.unit, self._fixed = data, data.unit, data.fixed
+        counts = [len(options) for options in data.cuts]
+        self._base = np.array([*data.sizes, 1], dtype=np.int64)
+        self._starts = np.cumsum([0, *counts])[:-1]
+        self._cuts = np.zeros((sum(counts), len(self._base)), dtype=np.int64)
+        for row, option in zip(self._cuts, itertools.chain(*data.cuts), strict=True):
+            for axis, cut in option:
+                row[_place(axis, data)] = cut
+        rest = len(data.sizes)  # of size 1
+        self._factors = np.full((len(data.products), _FACTORS), rest, dtype=np.int64)
+        for factors, (_, *axes) in zip(self._factors, data.products, strict=True):
+            factors[: len(axes)] = [_place(axis, data) for axis in axes]
+        self._weights = np.array([weight for weight, *_ in data.products], dtype=np.int64)
+
+    @classmethod
+    def of(
+        cls,
         unit: str,
         space: SearchSpace,
         tensors: Sequence[tuple[TensorSize, int]],
         fixed: int = 0,
-    ) -> None:
+    ) -> SizeTable:
         """Builds the table from `(tensor, cost per element)` pairs and a constant cost."""
-        self.unit = unit
-        self._fixed = fixed
-        axes, base = _axes(space, {t.name: t for t, _ in tensors})
-        self._base = np.array([*base, 1], dtype=np.int64)
-        self._cuts, self._starts = _cut_rows(space, axes, self._base)
-        factors, weights = [], []
+        axes, sizes = _axes(space, {t.name: t for t, _ in tensors})
+        products = []
         for tensor, weight in tensors:
             if weight:
                 touched = [axes[k] for k in _tensor_axes(tensor.name, axes)]
-                rest = tensor_numel(tensor.shape) // int(np.prod(self._base[touched]))
-                factors.append(touched + [len(base)] * (_FACTORS - len(touched)))
-                weights.append(weight * rest)
-        self._factors = np.array(factors, dtype=np.int64).reshape(-1, _FACTORS)
-        self._weights = np.array(weights, dtype=np.int64)
+                rest = tensor_numel(tensor.shape) // math.prod(sizes[axis] for axis in touched)
+                products.append((weight * rest, *touched))
+        cuts = _cuts(space, axes, sizes)
+        return cls(TableData(unit, fixed, tuple(sizes), cuts, tuple(products)))
 
     def __call__(self, architecture: Architecture) -> int:
         """Cost of the network; the architecture must belong to the space."""
@@ -124,12 +161,12 @@ class SizeTable:
 
 def madds_table(space: SearchSpace, tensors: Sequence[TensorSize], fixed: int) -> SizeTable:
     """Multiply-adds of any architecture; `fixed` are those that belong to no parameter."""
-    return SizeTable("madds", space, [(t, t.positions) for t in tensors], fixed)
+    return SizeTable.of("madds", space, [(t, t.positions) for t in tensors], fixed)
 
 
 def params_table(space: SearchSpace, tensors: Sequence[TensorSize]) -> SizeTable:
     """Number of parameters of any architecture."""
-    return SizeTable("params", space, [(t, 1) for t in tensors])
+    return SizeTable.of("params", space, [(t, 1) for t in tensors])
 
 
 def layer_control(cost: CostModel, space: SearchSpace) -> tuple[float, ...]:
@@ -180,23 +217,35 @@ def _tensor_axes(name: str, axes: dict[_Axis, int]) -> list[_Axis]:
     return [(name, dim) for dim in (_KERNEL, 0, 1, 2, 3, 4) if (name, dim) in axes]
 
 
-def _cut_rows(
-    space: SearchSpace, axes: dict[_Axis, int], base: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """One row for each option of each layer: what it takes off every axis."""
-    starts = np.cumsum([0, *space.sizes[:-1]]) if space.layers else np.zeros(0)
-    rows = np.zeros((sum(space.sizes), len(base)), dtype=np.int64)
-    for layer, start in zip(space.layers, starts.astype(int), strict=True):
-        for option, choice in enumerate(layer.choices):
-            row = rows[start + option]
-            if layer.group and choice.channels is not None:
-                gone = (layer.group.width - choice.channels) // layer.group.per_unit
-                for coupling in layer.group.couplings:
-                    axis = axes.get((coupling.tensor, coupling.dim))
-                    if axis is not None:
-                        row[axis] += gone * coupling.index.per_unit
-            if layer.kernel and choice.kernel is not None:
-                axis = axes.get((layer.kernel.tensor, _KERNEL))
-                if axis is not None:
-                    row[axis] += base[axis] - choice.kernel**layer.kernel.spatial
-    return rows, starts.astype(np.int64)
+def _cuts(
+    space: SearchSpace, axes: dict[_Axis, int], sizes: Sequence[int]
+) -> tuple[tuple[tuple[tuple[int, ...], ...], ...], ...]:
+    """What each option of each layer takes off every axis, where it takes something."""
+    return tuple(
+        tuple(tuple(_option_cuts(layer, choice, axes, sizes).items()) for choice in layer.choices)
+        for layer in space.layers
+    )
+
+
+def _option_cuts(
+    layer: SearchLayer, choice: Choice, axes: dict[_Axis, int], sizes: Sequence[int]
+) -> dict[int, int]:
+    cuts: dict[int, int] = {}
+    if layer.group and choice.channels is not None:
+        gone = (layer.group.width - choice.channels) // layer.group.per_unit
+        for coupling in layer.group.couplings:
+            axis = axes.get((coupling.tensor, coupling.dim))
+            if axis is not None:
+                cuts[axis] = cuts.get(axis, 0) + gone * coupling.index.per_unit
+    if layer.kernel and choice.kernel is not None:
+        axis = axes.get((layer.kernel.tensor, _KERNEL))
+        if axis is not None:
+            left = choice.kernel**layer.kernel.spatial
+            cuts[axis] = cuts.get(axis, 0) + sizes[axis] - left
+    return {axis: cut for axis, cut in cuts.items() if cut}
+
+
+def _place(axis: int, data: TableData) -> int:
+    if not 0 <= axis < len(data.sizes):
+        raise ValueError(f"a cost table has {len(data.sizes)} dimensions, but names {axis}")
+    return axis

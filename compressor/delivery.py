@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -36,6 +35,7 @@ from compressor.result import (
     layer_rows,
 )
 from compressor.timing import Latency, Schedule
+from compressor.versions import version_of
 
 ONNX = "model.onnx"
 _SHA256 = "compressor.original_sha256"
@@ -129,7 +129,7 @@ def _metadata(request: Request, found: Found) -> dict[str, str]:
         "compressor.architecture": ",".join(map(str, found.candidate.architecture)),
         "compressor.budget": ", ".join(str(b.budget) for b in found.budgets),
         _SHA256: tensors_hash(request.model.state_dict().items()),
-        "compressor.version": _version("layernas-compressor"),
+        "compressor.version": version_of("layernas-compressor"),
     }
 
 
@@ -164,7 +164,7 @@ def _summary(
             for i, c in enumerate(found.search.scored)
         ),
         settings=_settings(request),
-        versions={name: _version(name) for name in _PACKAGES},
+        versions={name: version_of(name) for name in _PACKAGES},
         machine={
             "processor": platform.processor() or platform.machine(),
             "system": platform.system(),
@@ -247,13 +247,6 @@ def _settings(request: Request) -> dict[str, str | int | float | bool | None]:
     }
 
 
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
 def export_again(
     run: Path | str,
     model: nn.Module,
@@ -283,7 +276,7 @@ def export_again(
         "compressor.architecture": ",".join(map(str, summary.architecture)),
         "compressor.budget": ", ".join(row.requested for row in summary.budgets),
         _SHA256: str(summary.settings.get("original_sha256", "")),
-        "compressor.version": _version("layernas-compressor"),
+        "compressor.version": version_of("layernas-compressor"),
     }
     return export_onnx(
         small,

@@ -26,7 +26,8 @@ from compressor.reading import Reading
 from compressor.recall import recalled
 from compressor.request import Request, Stopwatch
 from compressor.scoring import Guide, Recipes, Scorer
-from compressor.search import layer_nas
+from compressor.search import SearchSettings, layer_nas
+from compressor.search_notes import note_given_up, note_start, state_problem
 from compressor.space import Architecture
 from compressor.timing import Schedule
 
@@ -133,22 +134,32 @@ def _search(
     guide: Guide,
     progress: Progress,
 ) -> SearchResult:
-    limits = [b.limit() for b in budgets]
+    options, limits = request.options, [b.limit() for b in budgets]
     known = journal.outcomes()
     scorer.resume(known)
-    watcher = _Watcher(request.options.evaluations, limits, known, progress)
+    watcher = _Watcher(options.evaluations, limits, known, progress)
 
     def note(architecture: Architecture, outcome: Outcome) -> None:
         costs = {limit.cost.unit: float(limit.cost(architecture)) for limit in limits}
+        images = scorer.given_up(architecture)
+        if images is not None:
+            note_given_up(journal, architecture, images)
         journal.record(architecture, outcome, costs)
         watcher.add(architecture, outcome)
 
+    settings, evaluations, seed = SearchSettings(), options.evaluations, options.seed
+    problem = state_problem(
+        reading.space, limits, settings,
+        evaluations=evaluations, seed=seed, hints=guide.hints, probed=guide.probe is not None,
+    )  # fmt: skip
+    note_start(journal, problem)
     return layer_nas(
         sizes=reading.space.sizes,
         limits=limits,
         score=scorer,
-        evaluations=request.options.evaluations,
-        seed=request.options.seed,
+        settings=settings,
+        evaluations=evaluations,
+        seed=seed,
         known=known,
         on_outcome=note,
         names=[layer.name for layer in reading.space.layers],

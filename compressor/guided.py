@@ -19,6 +19,7 @@ import numpy as np
 
 from compressor.kernels import Effects, Floats
 from compressor.ledger import Ledger
+from compressor.moves import Asked, Probed
 from compressor.settings import SearchSettings
 from compressor.space import Architecture
 from compressor.steps import Probe, steps
@@ -50,7 +51,7 @@ class Guided:
         self._hinted = hints is not None
         self._ledger, self._settings = ledger, settings
         self._draws = np.random.default_rng(rng.getrandbits(63))
-        self._supply = Supply(reach, settings.buckets, rng)
+        self._supply = Supply(reach, settings.buckets, rng, ledger.watch)
         self._surrogate = Surrogate(reach.sizes, deterministic=settings.deterministic)
         self._learned = 0
         self._probe, self._probed = probe, set[Architecture]()
@@ -85,6 +86,8 @@ class Guided:
             if network is None:
                 break
             first[network] = None
+        if self._ledger.watch is not None:
+            self._ledger.watch(Asked(tuple(first)))
         return list(first)
 
     def _hinted_at(self, count: int) -> list[Architecture]:
@@ -108,8 +111,13 @@ class Guided:
         if self._probe is None or best is None or best in self._probed or late:
             return []
         self._probed.add(best)
+        costs = self._probe(best)
+        if self._ledger.watch is not None:
+            self._ledger.watch(Probed(best))
         seen = {a for a, _ in self._ledger.history}
-        return steps(self._supply, best, self._probe(best), seen)[: self._ledger.left]
+        found = steps(self._supply, best, costs, seen)[: self._ledger.left]
+        self._tell(found, learned=True)
+        return found
 
     def _best(self) -> Architecture | None:
         """The network with the best score, or expectation, of the band if some are in it."""
@@ -151,9 +159,16 @@ class Guided:
             if network is None:
                 break
             batch.append(network)
+            self._tell([network], learned=learned)
             if learned and len(batch) < count:
                 self._surrogate.pretend(np.array([network], dtype=np.int64))
         return batch
+
+    def _tell(self, networks: Sequence[Architecture], *, learned: bool) -> None:
+        if self._ledger.watch is not None:
+            means, deviations = self._predicted(networks if learned else [])
+            expected = zip(means.tolist(), deviations.tolist(), strict=True)
+            self._ledger.watch(Asked(tuple(networks), tuple(expected)))
 
     def _promising(
         self, batch: Sequence[Architecture], seen: Collection[Architecture]

@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from compressor.errors import RunError
-from compressor.outcome import Outcome
+from compressor.files import JOURNAL
+from compressor.outcome import Outcome, by_network
 from compressor.space import Architecture
 
 _TABLES: Mapping[str, str] = {
@@ -60,13 +61,30 @@ class Journal:
             RunError: the file is not a journal, was started with other settings, or cannot be
                 read or written.
         """
-        place = Path(path)
-        with _reported(place):
+        return cls._opened(Path(path), json.loads(json.dumps(dict(settings), allow_nan=False)))
+
+    @classmethod
+    def read(cls, path: str | Path) -> Journal:
+        """Opens the journal of a run, whatever its settings are.
+
+        Raises:
+            RunError: there is no such file, or it is not a journal.
+        """
+        if not Path(path).is_file():
+            raise RunError(
+                f"a run that was started holds {JOURNAL}, but there is no {str(path)!r}; give the "
+                "directory of a run"
+            )
+        return cls._opened(Path(path), None)
+
+    @classmethod
+    def _opened(cls, path: Path, settings: dict[str, Any] | None) -> Journal:
+        with _reported(path):
             # autocommit: each statement is one transaction
-            connection = sqlite3.connect(place, isolation_level=None, timeout=10.0)
-        journal = cls(connection, place)
+            connection = sqlite3.connect(path, isolation_level=None, timeout=10.0)
+        journal = cls(connection, path)
         try:
-            journal._prepare(json.loads(json.dumps(dict(settings), allow_nan=False)))
+            journal._prepare(settings)
         except BaseException:
             connection.close()
             raise
@@ -75,12 +93,7 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -98,16 +111,21 @@ class Journal:
 
     def outcomes(self) -> dict[Architecture, tuple[Outcome, ...]]:
         """All outcomes: networks in the order of their first recording, repeats in order."""
+        return by_network(self.evaluations())
+
+    def evaluations(self) -> list[tuple[Architecture, Outcome]]:
+        """All outcomes in the order of their recording."""
         rows = self._rows(
             "SELECT architecture, score, reason, seconds, repeat FROM evaluations ORDER BY number"
         )
-        found: dict[Architecture, tuple[Outcome, ...]] = {}
+        counts: Counter[Architecture] = Counter()
+        found = []
         for row in rows:
             architecture, outcome = self._architecture(row[0]), self._outcome(row[1:])
-            earlier = found.get(architecture, ())
-            if outcome.repeat != len(earlier):
+            if outcome.repeat != counts[architecture]:
                 raise self._broken(f"{architecture} has repeat {outcome.repeat} out of order")
-            found[architecture] = (*earlier, outcome)
+            counts[architecture] += 1
+            found.append((architecture, outcome))
         return found
 
     def record(
@@ -153,16 +171,16 @@ class Journal:
         """Notes a JSON value under `key`, in place of an earlier one."""
         self._write("INSERT OR REPLACE INTO notes VALUES (?, ?)", (_NOTE + key, json.dumps(value)))
 
-    def _prepare(self, settings: dict[str, Any]) -> None:
+    def _prepare(self, settings: dict[str, Any] | None) -> None:
         self._write("PRAGMA synchronous = FULL")
         found = self._tables()
-        if not found:
+        if not found and settings is not None:
             self._create(settings)
         elif found != _TABLES:
-            raise self._broken(f"it has the tables {', '.join(sorted(found))} of another program")
+            raise self._broken(f"it has the tables of another program: {', '.join(sorted(found))}")
         elif (check := self._rows("PRAGMA integrity_check(1)")) != [("ok",)]:
             raise self._broken(f"SQLite reports: {check[0][0] if check else 'nothing'}")
-        else:
+        elif settings is not None:
             self._compare(settings)
 
     def _tables(self) -> dict[str, str]:
@@ -237,8 +255,8 @@ class Journal:
 
     def _broken(self, finding: str) -> RunError:
         return RunError(
-            f"a run is resumed from a whole journal, but {str(self._path)!r} is broken or foreign: "
-            f"{finding}; give another --out"
+            f"a run needs a whole journal, but {str(self._path)!r} is broken or foreign: "
+            f"{finding}; give another run, or another --out"
         )
 
 

@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from compressor.cost import Limit
 from compressor.errors import BudgetError, SearchError
+from compressor.moves import Picked, Scored, Watch
 from compressor.outcome import Candidate, Executor, Outcome, SearchResult
 from compressor.reach import Reach
 from compressor.settings import SearchSettings
@@ -44,10 +45,12 @@ class Ledger:
         executor: Executor = map,
         known: Known | None = None,
         on_outcome: OnOutcome | None = None,
+        watch: Watch | None = None,
     ) -> None:
         if evaluations < 1:
             raise SearchError(f"a search needs at least one evaluation, but got {evaluations}")
         self.reach = reach
+        self.watch = watch
         self._judge = partial(judge, score)
         self._evaluations = evaluations
         self._executor = executor
@@ -116,8 +119,12 @@ class Ledger:
         if expected is not None:
             merits = list(expected([c.architecture for c in inside]))
         ranks = [(m, -c.costs[unit]) for m, c in zip(merits, inside, strict=True)]
+        best = inside[ranks.index(max(ranks))]
+        if self.watch is not None:
+            networks = tuple(c.architecture for c in inside)
+            self.watch(Picked(networks, tuple(merits), expected is not None, best.architecture))
         return SearchResult(
-            best=inside[ranks.index(max(ranks))],
+            best=best,
             frontier=pareto(scored, unit),
             evaluations=len(self._history),
             failed=failed,
@@ -159,6 +166,8 @@ class Ledger:
     def _enter(self, architecture: Architecture, outcome: Outcome) -> None:
         self._outcomes.setdefault(architecture, []).append(outcome)
         self._history.append((architecture, outcome.score))
+        if self.watch is not None:
+            self.watch(Scored(architecture, outcome))
 
     def _nothing(self, failed: Sequence[tuple[Architecture, str]]) -> SearchError:
         first = f"; the first, {failed[0][0]}, failed with: {failed[0][1]}" if failed else ""
@@ -180,6 +189,7 @@ def open_ledger(  # noqa: PLR0913 - what every search takes, but for its seed
     executor: Executor,
     known: Known | None,
     on_outcome: OnOutcome | None,
+    watch: Watch | None = None,
 ) -> Ledger:
     """Checks the form of the problem, then what the limits allow, and opens an empty ledger.
 
@@ -206,6 +216,7 @@ def open_ledger(  # noqa: PLR0913 - what every search takes, but for its seed
         executor=executor,
         known=known,
         on_outcome=on_outcome,
+        watch=watch,
     )
 
 

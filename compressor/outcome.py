@@ -61,3 +61,13 @@ class SearchResult:
 Judge: TypeAlias = Callable[[Architecture], Outcome]
 Executor: TypeAlias = Callable[[Judge, Iterable[Architecture]], Iterable[Outcome]]
 """Like the built-in `map`: yields the outcomes in the order of the architectures."""
+
+
+def by_network(
+    evaluations: Iterable[tuple[Architecture, Outcome]],
+) -> dict[Architecture, tuple[Outcome, ...]]:
+    """Outcomes of each network, in order."""
+    found: dict[Architecture, tuple[Outcome, ...]] = {}
+    for architecture, outcome in evaluations:
+        found[architecture] = (*found.get(architecture, ()), outcome)
+    return found

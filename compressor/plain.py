@@ -6,7 +6,7 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -42,6 +42,11 @@ def _decode(kind: Any, data: object, path: str) -> object:
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return _decode_union(args, data, path)
+    if origin is Literal:
+        if data in args:
+            return data
+        words = ", ".join(map(repr, args))
+        raise ValueError(f"{path!r} must be one of {words}, but got {data!r:.60}")
     if origin is tuple:
         items = _expect(list, data, path)
         return tuple(_decode(args[0], item, f"{path}[{i}]") for i, item in enumerate(items))

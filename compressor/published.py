@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from compressor.buckets import Buckets, Members
 from compressor.ledger import Ledger
+from compressor.moves import Dropped, Judged, Move, Visited
 from compressor.settings import SearchSettings
 from compressor.space import Architecture
 
@@ -26,7 +27,7 @@ class Published:
 
     def __init__(self, ledger: Ledger, settings: SearchSettings, rng: random.Random) -> None:
         self._reach = reach = ledger.reach
-        self._ledger = ledger
+        self._ledger, self._watch = ledger, ledger.watch
         self._rng = rng
         self._layers = len(reach.sizes)
         self._members = [Members(settings.kept) for _ in range(self._layers + 1)]
@@ -49,6 +50,7 @@ class Published:
 
     def _visit(self, layer: int) -> bool:
         """Tries options of one layer on parents drawn at random; False where none is untried."""
+        self._tell(Visited(layer))
         moved = self._keep_defaults(layer)
         parents = [m.prefix for m in self._members[layer] if self._options(m.prefix)]
         children = []
@@ -81,25 +83,44 @@ class Published:
         """Untried options of the next layer that can still lead to an answer."""
         if prefix not in self._untried:
             options = range(self._reach.sizes[len(prefix)])
-            self._untried[prefix] = [o for o in options if self._reach.reachable((*prefix, o))]
+            self._untried[prefix] = [o for o in options if self._open((*prefix, o))]
         return self._untried[prefix]
+
+    def _open(self, prefix: Architecture) -> bool:
+        obstacle = self._reach.obstacle(prefix)
+        if obstacle is not None:
+            self._tell(Dropped(prefix, obstacle))
+        return obstacle is None
 
     def _network(self, prefix: Architecture) -> Architecture | None:
         """The network in which the prefix is judged; None where it is whole and above a limit."""
         network = self._reach.filled(prefix)
         whole = len(prefix) == self._layers
-        return None if whole and not self._reach.inside(network) else network
+        if not whole or self._reach.inside(network):
+            return network
+        self._tell(Dropped(prefix, "above a limit"))
+        return None
 
     def _keep(self, prefix: Architecture, network: Architecture) -> None:
         score = self._ledger.score(network)
-        if score is not None:
-            self._members[len(prefix)].add(self._buckets.key(prefix), prefix, score)
+        if score is None:
+            self._tell(Judged(prefix, network))
+            return
+        bucket = self._buckets.key(prefix)
+        gone = self._members[len(prefix)].add(bucket, prefix, score)
+        cost = self._reach.cost(self._reach.key, network)  # asked for a bucket before
+        self._tell(Judged(prefix, network, score, cost, bucket, gone))
+
+    def _tell(self, move: Move) -> None:
+        if self._watch is not None:
+            self._watch(move)
 
     def _finish(self, *, exhausted: bool) -> None:
         """Spends what was set aside on completions of the best prefixes, deepest first.
 
         Where nothing is left untried, only until some network is an answer.
         """
+        self._tell(Visited(None))
         for network in self._completions():
             if self._ledger.left == 0 or (exhausted and self._ledger.answered()):
                 return

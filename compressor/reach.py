@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from compressor.budget import format_cost
 from compressor.cost import BatchCost, Limit
 from compressor.errors import InfeasibleError
+from compressor.moves import Obstacle
 from compressor.space import Architecture
 
 _ENUMERATED = 4096  # spaces of up to so many networks are looked through for a network in the band
@@ -104,15 +105,20 @@ class Reach:
         return self.inside(architecture) and self.filling(architecture) >= self.tightness
 
     def reachable(self, prefix: Architecture) -> bool:
-        """Whether some completion may still be an answer; costs no evaluation.
+        """Whether some completion may still be an answer; costs no evaluation."""
+        return self.obstacle(prefix) is None
+
+    def obstacle(self, prefix: Architecture) -> Obstacle | None:
+        """What no completion of a prefix gets past, if there is such a thing.
 
         Bounds: the cheapest completion must keep every table's limit, and where the band is known
         to hold a network, the most expensive completion must reach it.
         """
         cheapest = prefix + self.smallest[len(prefix) :]
         if not _keeps(self._tables, cheapest):
-            return False
-        return not self.banded or self.filling(self.filled(prefix)) >= self.tightness
+            return "above a limit"
+        short = self.banded and self.filling(self.filled(prefix)) < self.tightness
+        return "outside the band" if short else None
 
     def filled(self, prefix: Architecture) -> Architecture:
         """The prefix with the undecided layers at the original."""

@@ -131,6 +131,10 @@ class Scorer:
             return best_score(self.tuned(model, self._recipes.epochs)[1])
         return as_number(self._score(model))
 
+    def given_up(self, architecture: Architecture) -> int | None:
+        """After how many images a candidate was given up; None where it was not."""
+        return None if self._trials is None else self._trials.given_up.get(architecture)
+
     def build(self, architecture: Architecture) -> nn.Module:
         """The network from the library or cut, with BatchNorm statistics of its own."""
         if self._recipes.refit:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from compressor.cost import Limit
 from compressor.guided import Guided
 from compressor.ledger import Known, OnOutcome, Score, open_ledger
+from compressor.moves import Watch
 from compressor.outcome import Executor, SearchResult
 from compressor.published import Published
 from compressor.settings import SearchSettings
@@ -33,6 +34,7 @@ def layer_nas(  # noqa: PLR0913
     names: Sequence[str] | None = None,
     hints: Hints | None = None,
     probe: Probe | None = None,
+    watch: Watch | None = None,
 ) -> SearchResult:
     """Finds the best network within the limits.
 
@@ -56,6 +58,7 @@ def layer_nas(  # noqa: PLR0913
         probe: tells of a network what each option would cost in it, where asking is far cheaper
             than a score; the guided strategy asks it around the best network. The same network
             must get the same answer.
+        watch: told every move (`compressor.moves`); changes nothing.
 
     Raises:
         InfeasibleError: no network within the limits, before anything is scored.
@@ -72,6 +75,7 @@ def layer_nas(  # noqa: PLR0913
         executor=executor,
         known=known,
         on_outcome=on_outcome,
+        watch=watch,
     )
     rng = random.Random(seed)  # noqa: S311 - reproducible draws, no secrets
     if max(sizes, default=1) == 1:  # nothing to decide

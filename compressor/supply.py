@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from compressor.cost import Limit, costs_of
 from compressor.cost_guess import CostGuess, single_changes
 from compressor.kernels import Effects, Floats, Networks
+from compressor.moves import Checked, Drawn, Recombined, Watch
 from compressor.reach import Reach, is_exact
 from compressor.recombine import best_of_each_cost
 from compressor.space import Architecture
@@ -40,9 +41,15 @@ class Supply:
         measured: limits whose costs are measured.
     """
 
-    def __init__(self, reach: Reach, buckets: int | None, rng: random.Random) -> None:
+    def __init__(
+        self,
+        reach: Reach,
+        buckets: int | None,
+        rng: random.Random,
+        watch: Watch | None = None,
+    ) -> None:
         """Guesses the costs around a few networks in the band; measures nothing."""
-        self._reach, self._rng = reach, rng
+        self._reach, self._rng, self._watch = reach, rng, watch
         self.sizes = reach.sizes
         self._buckets = buckets or _BUCKETS
         self._real = _padding(reach.sizes)
@@ -64,21 +71,24 @@ class Supply:
         They are new, inside every exact limit, and in the band where it is known to hold one.
         """
         found: dict[Architecture, None] = {}
-        for effect in effects:
+        for place, effect in enumerate(effects):
             for _ in range(_TRIES):
                 inside = self._checked(self._candidates(effect))
-                found |= dict.fromkeys(a for a in inside if a not in seen)
+                new = [a for a in inside if a not in seen]
+                found |= dict.fromkeys(new)
+                if self._watch is not None:
+                    self._watch(Checked(place, tuple(inside), tuple(new)))
                 if inside:
                     break
         return list(found)
 
     def random(self, seen: Container[Architecture]) -> Architecture | None:
         """A new network drawn at random from the band; None where there seems to be none."""
-        for _ in range(_REPEATS):
-            network = self._drawn()
-            if network not in seen:
-                return network
-        return self._left_over(seen)
+        drawn = (self._drawn() for _ in range(_REPEATS))
+        network = next((n for n in drawn if n not in seen), None) or self._left_over(seen)
+        if network is not None and self._watch is not None:
+            self._watch(Drawn(network))
+        return network
 
     def measured_inside(self, network: Architecture) -> bool:
         """Whether the network keeps the measured limits too; the guess learns from the answer."""
@@ -120,7 +130,11 @@ class Supply:
         low = self._reach.tightness if len(weights) == 1 else self._reach.tightness * 0.8
         first = math.floor((low - start - error) / unit) if self._aims else 0
         main = np.where(self._real, effects.main, -np.inf)
-        return best_of_each_cost(Effects(main, effects.pairs), steps, (first, self._buckets))
+        known, window = Effects(main, effects.pairs), (first, self._buckets)
+        networks = best_of_each_cost(known, steps, window)
+        if self._watch is not None:
+            self._watch(Recombined(known, steps, window, float(start), float(unit), networks))
+        return networks
 
     def _drawn(self) -> Architecture:
         return self._reach.draw(self._rng) or self._reach.witness

@@ -97,6 +97,7 @@ class Trials:
 
     Attributes:
         images: how many images candidates were shown so far.
+        given_up: candidates that were given up, and after how many images.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class Trials:
             eligible: whether an architecture may be what others are compared with.
         """
         self.images = 0
+        self.given_up: dict[Architecture, int] = {}
         self._assembler = assembler
         self._original = original
         self._divisible: bool | None = None
@@ -163,6 +165,7 @@ class Trials:
                 self.images += len(found)
                 behind = self._behind(torch.cat(values))
                 if behind is not None:
+                    self.given_up[architecture] = sum(map(len, values))
                     return behind
         return self._noted(architecture, torch.cat(values))
 

@@ -174,7 +174,7 @@ def test_tensors_without_cost_may_be_missing() -> None:
 
 
 def test_an_empty_space_costs_what_the_network_costs() -> None:
-    table = SizeTable("madds", SearchSpace(()), [(TensorSize("w", (3, 4), 2), 2)], 5)
+    table = SizeTable.of("madds", SearchSpace(()), [(TensorSize("w", (3, 4), 2), 2)], 5)
     assert table(()) == 29
 
 

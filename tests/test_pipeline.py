@@ -154,6 +154,18 @@ def test_the_budget_is_kept_and_used(real: dict[str, Any]) -> None:
     assert row.reached == summary.best.madds
 
 
+def test_the_journal_tells_the_search(real: dict[str, Any]) -> None:
+    result = real["result"]
+    trace = compressor.read_trace(result.run)
+    assert trace.pick is not None
+    assert trace.pick.architecture == result.summary.architecture
+    assert {e.source for e in trace.scored} > {"hints"}
+    names = {layer.name: layer.options for layer in trace.layers}
+    assert list(names) == [layer.name for layer in result.summary.widths]
+    taken = zip(names.values(), trace.pick.architecture, strict=True)
+    assert [options[o] for options, o in taken] == list(result.summary.choices.values())
+
+
 def test_the_model_is_not_touched(real: dict[str, Any]) -> None:
     assert real["same"]
     assert all(p.grad is None and p.requires_grad for p in real["net"].parameters())
@@ -252,6 +264,10 @@ def test_a_budget_of_latency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bu
     assert row.unit == "latency"
     assert row.reached == pytest.approx(by_weights({"a": result.onnx_path})["a"].median_ms)
     assert result.summary.best.madds < result.summary.base.madds
+    trace = compressor.read_trace(result.run)
+    assert trace.limits[0].measured
+    assert trace.pick is not None
+    assert len(trace.scored) == result.summary.evaluations
 
 
 @pytest.mark.usefixtures("stub")
@@ -363,6 +379,10 @@ def test_an_interrupted_run_resumes_without_repeating(
     assert first.calls + second.calls == calls + 2
     assert resumed.summary.architecture == result.summary.architecture
     assert resumed.summary.scored == result.summary.scored
+    told = [
+        (e.number, e.costs["madds"], e.score) for e in compressor.read_trace(resumed.run).scored
+    ]
+    assert told == [(e.order, e.cost, e.score) for e in resumed.summary.scored]
     searched = [e for e in events if e.stage == "search"]
     assert (searched[0].done, "resumed" in searched[0].note) == (at - 2, True)
 

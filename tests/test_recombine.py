@@ -11,7 +11,7 @@ from compressor.recombine import best_of_each_cost
 
 
 @st.composite
-def _cases(draw: st.DrawFn) -> tuple[list[int], Effects, np.ndarray, tuple[int, int]]:
+def cases(draw: st.DrawFn) -> tuple[list[int], Effects, np.ndarray, tuple[int, int]]:
     sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     layers, most = len(sizes), max(sizes)
@@ -24,7 +24,7 @@ def _cases(draw: st.DrawFn) -> tuple[list[int], Effects, np.ndarray, tuple[int, 
 
 
 @settings(max_examples=200, deadline=None)
-@given(case=_cases())
+@given(case=cases())
 def test_finds_the_best_network_of_every_cost(
     case: tuple[list[int], Effects, np.ndarray, tuple[int, int]],
 ) -> None:

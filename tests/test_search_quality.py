@@ -12,7 +12,7 @@ from benchmarks.search_quality import Cell, summary
 from benchmarks.tables import NoisyScore, Table
 
 
-def _write(path: Path, shuffled: bool = False, **more: np.ndarray) -> Path:
+def write_table(path: Path, shuffled: bool = False, **more: np.ndarray) -> Path:
     """Four layers of three options with values 1..3, additive scores, products as costs."""
     arch = np.indices((3, 3, 3, 3)).reshape(4, -1).T + 1
     flops = (arch[:, 1:] * arch[:, :-1]).sum(axis=1) * 100
@@ -24,8 +24,8 @@ def _write(path: Path, shuffled: bool = False, **more: np.ndarray) -> Path:
 
 
 def test_options_are_ordered_by_their_cost(tmp_path: Path) -> None:
-    plain = Table.load(_write(tmp_path / "a.npz"))
-    other = Table.load(_write(tmp_path / "b.npz", shuffled=True))
+    plain = Table.load(write_table(tmp_path / "a.npz"))
+    other = Table.load(write_table(tmp_path / "b.npz", shuffled=True))
     assert (plain.keys.networks == other.keys.networks).all()
     assert other.cost.monotone
     assert other.cost((2, 2, 2, 2)) == 2700
@@ -33,14 +33,14 @@ def test_options_are_ordered_by_their_cost(tmp_path: Path) -> None:
 
 
 def test_what_counts_is_final_where_there_is_one(tmp_path: Path) -> None:
-    mean = Table.load(_write(tmp_path / "a.npz"))
+    mean = Table.load(write_table(tmp_path / "a.npz"))
     np.testing.assert_allclose(mean.final, mean.scores.mean(axis=1))
-    other = Table.load(_write(tmp_path / "b.npz", final=np.arange(81.0)))
+    other = Table.load(write_table(tmp_path / "b.npz", final=np.arange(81.0)))
     assert other.final.tolist() == list(range(81))
 
 
 def test_networks_that_are_missing_cost_infinitely_much(tmp_path: Path) -> None:
-    with np.load(_write(tmp_path / "a.npz")) as data:
+    with np.load(write_table(tmp_path / "a.npz")) as data:
         part = {name: data[name][3:] for name in data.files}
     np.savez(tmp_path / "part.npz", **part)
     table = Table.load(tmp_path / "part.npz")
@@ -52,7 +52,7 @@ def test_networks_that_are_missing_cost_infinitely_much(tmp_path: Path) -> None:
 
 
 def test_scores_are_drawn_from_those_of_the_network(tmp_path: Path) -> None:
-    table = Table.load(_write(tmp_path / "a.npz"))
+    table = Table.load(write_table(tmp_path / "a.npz"))
     score = NoisyScore(table, 0)
     drawn = {score((1, 1, 1, 1)) for _ in range(50)}
     assert drawn == set(table.scores[table.keys.row((1, 1, 1, 1))].tolist())
@@ -96,7 +96,7 @@ def test_optuna_proposes_new_networks_of_the_band(tmp_path: Path) -> None:
     pytest.importorskip("optuna", reason="the extra `benchmarks` is not installed")
     from benchmarks.rivals import RIVALS  # noqa: PLC0415 - needs optuna
 
-    table = Table.load(_write(tmp_path / "a.npz"))
+    table = Table.load(write_table(tmp_path / "a.npz"))
     for run in RIVALS.values():
         history = run(table, 0.7, 12, 0)
         assert history == run(table, 0.7, 12, 0)

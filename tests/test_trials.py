@@ -141,6 +141,7 @@ def test_a_clearly_worse_candidate_is_given_up_with_an_estimate() -> None:
     assert ours.images == 1000 + 150  # the first whole batches of at least 128
     less = values[other][:150] - values[one][:150]
     assert found == pytest.approx(float(values[one].mean() + less.mean()), abs=1e-12)
+    assert ours.given_up == {other: 150}
 
 
 def test_it_is_given_up_as_soon_as_it_is_three_standard_errors_behind() -> None:
