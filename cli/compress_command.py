@@ -33,7 +33,8 @@ _COUNT = click.IntRange(min=0)
     multiple=True,
     required=True,
     metavar="UNIT=AMOUNT",
-    help="Most it may cost: madds=50%, params=2M, latency=4ms. Several hold together.",
+    help="Most it may cost: madds=50%, params=2M, latency=4ms; or a range: madds=40%..50%. "
+    "Several hold together.",
 )
 @click.option(
     "--out",

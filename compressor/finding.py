@@ -71,7 +71,7 @@ def find(
 
     def eligible(architecture: Architecture) -> bool:
         """Whether the exact costs keep their limits."""
-        return all(b.cost(architecture) <= b.high for b in budgets if b.cost.monotone)
+        return all(b.holds(b.cost(architecture)) for b in budgets if b.cost.monotone)
 
     scorer = Scorer(
         library, request.example, request.calibration, request.score, recipes,
@@ -207,7 +207,7 @@ class _Watcher:
             self._best = score
 
     def _inside(self, architecture: Architecture) -> bool:
-        return all(limit.cost(architecture) <= limit.high for limit in self._limits)
+        return all(limit.holds(limit.cost(architecture)) for limit in self._limits)
 
     def _tell(self, more: str) -> None:
         best = "" if self._best is None else f"best score in budget {self._best:.4f}"
@@ -227,17 +227,17 @@ def _confirmed(
     if latency is None or not isinstance(latency.cost, LatencyCost):
         return result.best
     inside = [
-        c for c in result.scored if all(c.costs[b.budget.unit] <= b.limit().high for b in budgets)
+        c for c in result.scored if all(b.limit().holds(c.costs[b.budget.unit]) for b in budgets)
     ]
     ranked = [result.best, *sorted(inside, key=lambda c: -c.score)]
     tried: list[float] = []
     for candidate in list(dict.fromkeys(c.architecture for c in ranked))[:_CONFIRMED]:
         measured = latency.cost.again(candidate, measure_settings(request, _CONFIRM))
-        if measured <= latency.high:
+        if latency.holds(measured):
             return next(c for c in ranked if c.architecture == candidate)
         tried.append(measured)
     raise InfeasibleError(
         f"the budget {latency.budget} allows {format_cost('latency', latency.high)}, but of the "
         f"{len(tried)} best networks the fastest took {format_cost('latency', min(tried))} when "
-        "measured again; the machine may be busy: run the same command again, or raise the budget"
+        "measured again; the machine may be busy: run the same command again, or widen the budget"
     )

@@ -73,8 +73,8 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
     Args:
         model: the pretrained network; not touched.
         example_input: a tensor `[N, …]` or a tuple of tensors that the network accepts.
-        budget: `"madds=50%"`, `"madds=150M, params=2M"`, `"latency=4ms"`, or several such texts;
-            all hold together.
+        budget: `"madds=50%"`, `"madds=150M, params=2M"`, a range as `"latency=3ms..4ms"`, or
+            several such texts; all hold together.
         calibration: batches of inputs, with or without targets; a few hundred inputs are enough.
         out: run directory; see the README for what it will hold.
         validation: batches that judge: inputs, or (inputs, integer targets). Without, a quarter

@@ -35,8 +35,10 @@ class Published:
         self._parents, self._children = _allotment(reach.sizes, ledger.left, settings)
         self._buckets = Buckets(reach, settings.buckets)
         # networks above the limits are scored too, so some evaluations are set aside for networks
-        # that can be the answer
+        # that can be the answer, unless there are enough for all networks
         self._reserve = max(1, ledger.left // 10)
+        if math.prod(reach.sizes) <= ledger.left:
+            self._reserve = 0
 
     def run(self) -> None:
         """Rounds until nothing is untried or the evaluations are spent."""

@@ -38,10 +38,7 @@ def render(summary: RunSummary) -> str:
         name=Path(str(summary.settings.get("target") or "the network")).name,
         sentence=sentence(summary),
         comparison=list(comparison(summary.base, summary.best, score_of(summary))),
-        budgets=[
-            (b, format_cost(b.unit, b.limit), format_cost(b.unit, b.reached))
-            for b in summary.budgets
-        ],
+        budgets=[(b, b.allowed, format_cost(b.unit, b.reached)) for b in summary.budgets],
         frontier=_frontier_chart(summary),
         search=_search_chart(summary),
         profile=_profile_chart(summary.widths),
@@ -164,13 +161,14 @@ def _frontier_chart(summary: RunSummary) -> Markup:
 
 def _search_chart(summary: RunSummary) -> Markup:
     limit = summary.budgets[0].limit if summary.budgets else float("inf")
+    low = summary.budgets[0].low if summary.budgets else None
     points: list[Point] = []
     line: list[tuple[float, float]] = []
     best = float("-inf")
     for row in summary.scored:
         if row.score is None:
             continue
-        inside = row.cost <= limit
+        inside = row.cost <= limit and (low is None or row.cost >= low)
         cost = format_cost(_unit(summary), row.cost)
         title = f"evaluation {row.order}: score {_score(row.score)}, {cost}"
         points.append(Point(row.order, row.score, title, "front" if inside else "dot"))
