@@ -175,6 +175,20 @@ def parse_frontier(texts: str | Iterable[str], others: Sequence[Budget] = ()) ->
     return tuple(budgets)
 
 
+def parse_goals(
+    budgets: str | Iterable[str], frontier: str | Iterable[str] | None
+) -> tuple[tuple[Budget, ...], tuple[Budget, ...]]:
+    """Reads budgets and a frontier, of which one may be missing.
+
+    Raises:
+        BudgetError: see `parse_budgets` and `parse_frontier`.
+    """
+    if frontier is None:
+        return parse_budgets(budgets), ()
+    together = parse_budgets(budgets) if budgets else ()
+    return together, parse_frontier(frontier, together)
+
+
 def format_cost(unit: str, value: float) -> str:
     """A cost for people: `20.6M`, `1.25G`, `3.42 ms`."""
     if unit == "latency":
