@@ -135,6 +135,11 @@ class Scorer:
             return best_score(self.tuned(model, self._recipes.epochs)[1])
         return as_number(self._score(model))
 
+    @property
+    def images(self) -> int:
+        """How many images candidates were shown so far; 0 where they are not shown one by one."""
+        return 0 if self._trials is None else self._trials.images
+
     def given_up(self, architecture: Architecture) -> int | None:
         """After how many images a candidate was given up; None where it was not."""
         return None if self._trials is None else self._trials.given_up.get(architecture)
