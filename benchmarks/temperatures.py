@@ -5,7 +5,8 @@
 Around the best network by the sensitivities, every neighbour that differs in one layer by one step
 is refitted as a candidate is. What each costs on few search images, as a divergence from the
 original at some temperature, is correlated with what it costs on all other search images, as a
-divergence at temperature 1; mean over disjoint sets of few images.
+divergence at temperature 1; mean over disjoint sets of few images. "accuracy" correlates the
+divergence on half of the images with top-1 on the other half.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from compressor.sensitivity import sensitivities, with_option
 from compressor.space import Architecture
 from compressor.trials import Trials, few_images, other_images
 
-TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
+TEMPERATURES = (1.0, 2.0, 3.0, 4.0, 8.0)
 COUNTS = (128, 256)
 
 
@@ -71,6 +72,22 @@ def correlation(few: Tensor, all_others: Tensor, count: int) -> float:
     return sum(found) / len(found)
 
 
+def with_accuracy(some: Tensor, right: Tensor) -> float:
+    """Mean correlation of values on half of the images with top-1 on the other half.
+
+    Args:
+        some: values at some temperature, [networks, N].
+        right: 1 where a network is right, alike.
+    """
+    found = []
+    for seed in range(20):
+        order = torch.randperm(some.shape[1], generator=torch.Generator().manual_seed(seed))
+        one, other = order.chunk(2)
+        pair = torch.stack([some[:, one].mean(1), right[:, other].mean(1)])
+        found.append(float(torch.corrcoef(pair)[0, 1]))
+    return sum(found) / len(found)
+
+
 def measured(name: str, budget: str, images: int) -> dict[str, object]:
     """All correlations on one sample."""
     module = sample(name)
@@ -82,7 +99,7 @@ def measured(name: str, budget: str, images: int) -> dict[str, object]:
         parse_budgets(budget), {"madds": reading.madds}, library.space.original
     )
     assembler = Assembler(model, library.space, library.consumers)
-    others = make_judge("agreement", other_images(calibration), model, 4.0)
+    others = make_judge("agreement", other_images(calibration), model)
     hints = sensitivities(assembler, library.space, others, (example,))
     found = layer_nas(
         sizes=library.space.sizes, limits=[limit.limit() for limit in limits],
@@ -92,6 +109,8 @@ def measured(name: str, budget: str, images: int) -> dict[str, object]:
     trials = Trials(model, assembler, refitter, lambda _: 0.0, lambda _: True)
     shown = _first(module.validation_data(), images)
     networks = neighbours(library, found.best.architecture)
+    accuracy = Judge("top1", shown)
+    right = torch.stack([values(accuracy, trials, n) for n in networks])
     table = {}
     for temperature in TEMPERATURES:
         judge = make_judge("agreement", shown, model, temperature)
@@ -99,7 +118,8 @@ def measured(name: str, budget: str, images: int) -> dict[str, object]:
         print(f"  temperature {temperature:g}", file=sys.stderr)
     rows = {
         f"{temperature:g}": {
-            str(count): correlation(table[temperature], table[1.0], count) for count in COUNTS
+            **{f"{n} images": correlation(table[temperature], table[1.0], n) for n in COUNTS},
+            "accuracy": with_accuracy(table[temperature], right),
         }
         for temperature in TEMPERATURES
     }
@@ -109,10 +129,12 @@ def measured(name: str, budget: str, images: int) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _first(batches: Batches, images: int) -> list[Tensor]:
-    """The first inputs, 50 at a time."""
-    whole = torch.cat([split(batch)[0][0] for batch in batches])[:images]
-    return list(whole.split(50))
+def _first(batches: Batches, images: int) -> list[tuple[Tensor, Tensor]]:
+    """The first inputs and labels, 50 at a time."""
+    pairs = [split(batch) for batch in batches]
+    x = torch.cat([inputs[0] for inputs, _ in pairs])[:images]
+    y = torch.cat([targets for _, targets in pairs if targets is not None])[:images]
+    return list(zip(x.split(50), y.split(50), strict=True))
 
 
 def main() -> None:

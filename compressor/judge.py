@@ -19,6 +19,11 @@ from compressor.counting import evaluating, forward
 from compressor.data import Batches, device_of, on, split
 from compressor.errors import DataError, UsageError
 
+TEMPERATURE = 3.0
+"""At temperature 1 the divergence of two networks is that of a few images on which the original is
+very sure. At this one the same images tell networks apart more surely, and in an order that is
+closer to that of their accuracy on other images (`python -m benchmarks.temperatures`)."""
+
 _Values = Callable[[Any, "Tensor | None", Any, float], Tensor]
 
 
@@ -29,21 +34,19 @@ class Judge:
     Attributes:
         name: "top1": 1 where the largest logit is the target's, else 0. "loss": minus the
             cross-entropy with the target. "agreement": minus the Kullback-Leibler divergence
-            from the original's class probabilities, in nats, for logits `[N, classes]`; for any
-            other output minus the squared difference from the original's, as a share of its
-            square. It needs no labels, and 0 is identical.
+            from the original's class probabilities, in nats, both softened by the temperature, for
+            logits `[N, classes]`; for any other output minus the squared difference from the
+            original's, as a share of its square. It needs no labels, and 0 is identical.
         batches: validation data.
         references: the original's output for each batch, on the CPU; empty where it is not
             compared with.
-        temperature: softens the class probabilities that "agreement" compares. Above 1 fewer
-            images tell networks apart: the divergence is then not that of a few images on which
-            the original is very sure.
+        temperature: softens the class probabilities that "agreement" compares.
     """
 
     name: str
     batches: Batches
     references: tuple[Any, ...] = ()
-    temperature: float = 1.0
+    temperature: float = TEMPERATURE
 
     def __call__(self, model: nn.Module) -> float:
         """The score of a network, in evaluation mode; its modes come back."""
@@ -97,7 +100,10 @@ def top1(model: nn.Module, validation: Batches) -> float:
 
 
 def make_judge(
-    name: str | None, validation: Batches, original: nn.Module, temperature: float = 1.0
+    name: str | None,
+    validation: Batches,
+    original: nn.Module,
+    temperature: float = TEMPERATURE,
 ) -> Judge:
     """A judge by name; without one, top-1 where there are labels and agreement where not.
 

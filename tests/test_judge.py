@@ -44,7 +44,7 @@ def test_loss_is_minus_the_cross_entropy() -> None:
 
 def test_agreement_is_minus_the_divergence_from_the_original() -> None:
     # Doubled logits of the first image: probabilities 1/10, 9/10; the second's do not change.
-    judge = make_judge("agreement", [LOGITS], Shaped())
+    judge = make_judge("agreement", [LOGITS], Shaped(), 1.0)
     divergence = 1 / 4 * math.log(10 / 4) + 3 / 4 * math.log((3 / 4) / (9 / 10))
     assert judge(Shaped(factor=2.0)) == pytest.approx(-divergence / 2, abs=1e-7)
     assert judge.values(0, 2 * LOGITS, None).tolist() == pytest.approx([-divergence, 0.0], abs=1e-7)
