@@ -1,11 +1,11 @@
 """Candidates scored per second: assembled from the library, against copied and cut anew.
 
-    python -m benchmarks.scoring_speed cifar10_resnet56 --candidates 20 --json speed.json
+    python -m benchmarks.scoring_speed cifar10_resnet56 --candidates 60 --json speed.json
 
-Both ways score the same random architectures at half the MAdds on the same validation images.
-"Anew" copies the network, cuts it with torch-pruning, and shows it all images. "Assembled" is what
-`compressor compress` does: pieces from the library, cut consumers refitted on 128 images, and
-images until a candidate is clearly worse than the best one so far.
+Both ways score candidates of one search at half the MAdds on the same validation images.
+"Assembled" is what `compressor compress` does: pieces from the library, cut consumers refitted on
+128 images, and images until a candidate is clearly worse than the best one so far. "Anew" copies
+the network, cuts it with torch-pruning, and shows it all images, for some of the same candidates.
 """
 
 from __future__ import annotations
@@ -13,25 +13,24 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import random
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch_pruning as tp
 from torch import nn
 
 from benchmarks.support import environment, sample
-from compressor.assembly import Assembler
 from compressor.budget import parse_budgets
 from compressor.judge import Judge, make_judge
 from compressor.library import LayerLibrary, make_library
 from compressor.limits import resolve_budgets
-from compressor.reach import Reach
 from compressor.reading import read_network
-from compressor.refit import Refitter
+from compressor.scoring import Recipes, Scorer
+from compressor.search import layer_nas
 from compressor.space import Architecture, SearchSpace
-from compressor.trials import Trials, few_images
 
 
 def require_channels(space: SearchSpace) -> None:
@@ -77,15 +76,25 @@ def timed_anew(
     return time.perf_counter() - start
 
 
-def timed_assembled(trials: Trials, networks: list[Architecture]) -> float:
-    """Seconds to score all networks, assembled."""
-    start = time.perf_counter()
-    for architecture in networks:
-        trials(architecture)
-    return time.perf_counter() - start
+class Timed:
+    """A function that keeps what it was asked and how long it took."""
+
+    def __init__(self, function: Callable[[Architecture], Any]) -> None:
+        self.asked: list[Architecture] = []
+        self.seconds = 0.0
+        self._function = function
+
+    def __call__(self, architecture: Architecture) -> Any:
+        """What the function says."""
+        start = time.perf_counter()
+        try:
+            return self._function(architecture)
+        finally:
+            self.seconds += time.perf_counter() - start
+            self.asked.append(architecture)
 
 
-def measured(name: str, candidates: int, score: str, seed: int) -> dict[str, object]:
+def measured(name: str, candidates: int, anew: int, score: str, seed: int) -> dict[str, object]:
     """Both ways on one sample."""
     module = sample(name)
     model, example = module.build_model().requires_grad_(False), module.example_input()
@@ -94,28 +103,37 @@ def measured(name: str, candidates: int, score: str, seed: int) -> dict[str, obj
     calibration = module.calibration_data()
     library = make_library(model, reading.space, (example,), calibration)
     judge = make_judge(score, list(module.validation_data()), model)
-    costs = {"madds": reading.madds}
-    budgets = resolve_budgets(parse_budgets("madds=50%"), costs, reading.space.original)
-    limits = [budget.limit() for budget in budgets]
-    reach = Reach(reading.space.sizes, limits, 0.97)
-    draws = random.Random(seed)  # noqa: S311  (a reproducible sample)
-    networks = [n for _ in range(candidates) if (n := reach.random_network(draws)) is not None]
-    assembler = Assembler(model, library.space, library.consumers)
-    refitter = Refitter(model, library.space, (example,), few_images(calibration), remember=True)
-    trials = Trials(model, assembler, refitter, judge, lambda _: True)
-    trials(reach.witness)  # both ways start with what is done once behind them
-    trials.images = 0
-    ours = timed_assembled(trials, networks)
-    theirs = timed_anew(library, judge, networks, example)
+    goals = resolve_budgets(
+        parse_budgets("madds=50%"), {"madds": reading.madds}, library.space.original
+    )
+    limits = [goal.limit() for goal in goals]
+    scorer = Scorer(
+        library, (example,), calibration, judge, Recipes(),
+        eligible=lambda a: all(limit.cost(a) <= limit.high for limit in limits),
+    )  # fmt: skip
+    guide = scorer.guide()
+    ours, probes = Timed(scorer), Timed(guide.probe or (lambda _: None))
+    layer_nas(
+        sizes=library.space.sizes, limits=limits, score=ours, evaluations=candidates, seed=seed,
+        hints=guide.hints, probe=probes if guide.probe else None,
+    )  # fmt: skip
+    some = ours.asked[:: max(1, len(ours.asked) // anew)][:anew]
+    theirs = timed_anew(library, judge, some, example) / len(some)
+    each = ours.seconds / len(ours.asked)
+    images = sum(len(y) for _, y in module.validation_data())
     return {
         "sample": name,
         "score": score,
-        "candidates": len(networks),
-        "images": sum(len(y) for _, y in module.validation_data()),
-        "assembled_per_second": len(networks) / ours,
-        "anew_per_second": len(networks) / theirs,
-        "ratio": theirs / ours,
-        "images_shown": trials.images,
+        "candidates": len(ours.asked),
+        "images": images,
+        "images_shown": scorer.images / len(ours.asked),
+        "assembled_seconds": each,
+        "anew_seconds": theirs,
+        "anew_candidates": len(some),
+        "ratio": theirs / each,
+        "probes": len(probes.asked),
+        "probe_seconds": probes.seconds / max(1, len(probes.asked)),
+        "ratio_with_probes": theirs * len(ours.asked) / (ours.seconds + probes.seconds),
         "threads": torch.get_num_threads(),
         "seed": seed,
         "environment": environment(),
@@ -126,12 +144,13 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("sample")
-    parser.add_argument("--candidates", type=int, default=20)
+    parser.add_argument("--candidates", type=int, default=60)
+    parser.add_argument("--anew", type=int, default=8, help="candidates that are cut anew as well")
     parser.add_argument("--score", default="agreement")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    found = measured(given.sample, given.candidates, given.score, given.seed)
+    found = measured(given.sample, given.candidates, given.anew, given.score, given.seed)
     text = json.dumps(found, indent=2)
     if given.json:
         given.json.write_text(text + "\n")

@@ -8,7 +8,7 @@ that were cut or refitted once are kept.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -56,13 +56,19 @@ class Assembler:
         self._room = _MEMORY * sum(p.numel() for p in model.parameters())
         self._held = 0
 
-    def assemble(self, architecture: Architecture) -> nn.Module:
+    def assemble(self, architecture: Architecture, leave: Container[str] = ()) -> nn.Module:
         """The network of an architecture; valid until the next call; see `spoil` for changing it.
 
         Every kept value is that of the original, except for the weights of refitted consumers
         and the constants and variances that follow them.
+
+        Args:
+            architecture: of the network.
+            leave: spoiled modules that stay as the caller has made them.
         """
         for path in self._deciders:
+            if self._now[path] is None and path in leave:
+                continue
             key = self._key(path, architecture)
             if key != self._now[path]:
                 self._install(path, self._piece(path, key, architecture))

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
+from compressor.counting import evaluating
 from compressor.data import Inputs
 from compressor.replay import Calls, Replay
 from compressor.tracing import Fate, Stop, SumWatcher
@@ -71,3 +73,19 @@ def capture(model: nn.Module, name: str, fate: Fate, run: Callable[[], object]) 
         handle.remove()
     x, y = found[0]
     return Seen(x, y, None if watcher is None else watcher.operand)
+
+
+def ticks_until_seen(model: nn.Module, name: str, fate: Fate, run: Callable[[], object]) -> int:
+    """How many calls of modules begin and end until all that a module sees is known."""
+    ticks = 0
+
+    def tick(*_: object) -> None:
+        nonlocal ticks
+        ticks += 1
+
+    with contextlib.ExitStack() as stack, evaluating(model), torch.no_grad():
+        for module in model.modules():
+            stack.callback(module.register_forward_pre_hook(tick).remove)
+            stack.callback(module.register_forward_hook(tick).remove)
+        capture(model, name, fate, run)
+    return ticks

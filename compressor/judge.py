@@ -19,7 +19,12 @@ from compressor.counting import evaluating, forward
 from compressor.data import Batches, device_of, on, split
 from compressor.errors import DataError, UsageError
 
-_Values = Callable[[Any, "Tensor | None", Any], Tensor]
+TEMPERATURE = 3.0
+"""At temperature 1 the divergence of two networks is that of a few images on which the original is
+very sure. At this one the same images tell networks apart more surely, and in an order that is
+closer to that of their accuracy on other images (`python -m benchmarks.temperatures`)."""
+
+_Values = Callable[[Any, "Tensor | None", Any, float], Tensor]
 
 
 @dataclass(frozen=True)
@@ -29,17 +34,19 @@ class Judge:
     Attributes:
         name: "top1": 1 where the largest logit is the target's, else 0. "loss": minus the
             cross-entropy with the target. "agreement": minus the Kullback-Leibler divergence
-            from the original's class probabilities, in nats, for logits `[N, classes]`; for any
-            other output minus the squared difference from the original's, as a share of its
-            square. It needs no labels, and 0 is identical.
+            from the original's class probabilities, in nats, both softened by the temperature, for
+            logits `[N, classes]`; for any other output minus the squared difference from the
+            original's, as a share of its square. It needs no labels, and 0 is identical.
         batches: validation data.
         references: the original's output for each batch, on the CPU; empty where it is not
             compared with.
+        temperature: softens the class probabilities that "agreement" compares.
     """
 
     name: str
     batches: Batches
     references: tuple[Any, ...] = ()
+    temperature: float = TEMPERATURE
 
     def __call__(self, model: nn.Module) -> float:
         """The score of a network, in evaluation mode; its modes come back."""
@@ -75,7 +82,8 @@ class Judge:
         if part is not None:
             reference = tree_map(lambda x: x[part] if isinstance(x, Tensor) else x, reference)
         with torch.no_grad():
-            return _VALUES[self.name](outputs, targets, reference).double().cpu()
+            found = _VALUES[self.name](outputs, targets, reference, self.temperature)
+        return found.double().cpu()
 
 
 def top1(model: nn.Module, validation: Batches) -> float:
@@ -91,7 +99,12 @@ def top1(model: nn.Module, validation: Batches) -> float:
     return Judge("top1", validation)(model)
 
 
-def make_judge(name: str | None, validation: Batches, original: nn.Module) -> Judge:
+def make_judge(
+    name: str | None,
+    validation: Batches,
+    original: nn.Module,
+    temperature: float = TEMPERATURE,
+) -> Judge:
     """A judge by name; without one, top-1 where there are labels and agreement where not.
 
     Raises:
@@ -107,7 +120,7 @@ def make_judge(name: str | None, validation: Batches, original: nn.Module) -> Ju
         with evaluating(original):
             plain = Judge(name, validation).inputs(device_of(original))
             references = tuple(_stored(forward(original, inputs)) for _, inputs, _ in plain)
-    return Judge(name, validation, references)
+    return Judge(name, validation, references, temperature)
 
 
 def _stored(output: Any) -> Any:
@@ -115,20 +128,20 @@ def _stored(output: Any) -> Any:
     return tree_map(lambda x: x.detach().cpu() if isinstance(x, Tensor) else x, output)
 
 
-def _top1(outputs: Any, targets: Tensor | None, _: Any) -> Tensor:
+def _top1(outputs: Any, targets: Tensor | None, _: Any, __: float) -> Tensor:
     logits, labels = _classified("top-1", outputs, targets)
     return logits.argmax(dim=1) == labels
 
 
-def _loss(outputs: Any, targets: Tensor | None, _: Any) -> Tensor:
+def _loss(outputs: Any, targets: Tensor | None, _: Any, __: float) -> Tensor:
     logits, labels = _classified("loss", outputs, targets)
     return -functional.cross_entropy(logits.double(), labels.long(), reduction="none")
 
 
-def _agreement(outputs: Any, _: Tensor | None, reference: Any) -> Tensor:
+def _agreement(outputs: Any, _: Tensor | None, reference: Any, temperature: float) -> Tensor:
     if isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] > 1:
         here = reference.to(outputs.device)
-        ours, theirs = (x.double().log_softmax(1) for x in (outputs, here))
+        ours, theirs = ((x.double() / temperature).log_softmax(1) for x in (outputs, here))
         return (theirs.exp() * (ours - theirs)).sum(1)
     pairs = [
         (a.double().reshape(len(a), -1), b.to(a.device).double().reshape(len(b), -1))

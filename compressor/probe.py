@@ -42,14 +42,14 @@ class Probe:
             For each layer and option the loss of score, below zero for a gain; 0 for the network's
             own option, infinity for options that are no neighbours.
         """
-        own = self._judge(self._trials.network(base))
+        own = self._trials.judged(base, self._judge)
         found = []
         for number, layer in enumerate(self._space.layers):
             costs = [math.inf] * len(layer.choices)
             costs[base[number]] = 0.0
             for option in beside(layer.choices, base[number]):
-                network = self._trials.network(with_option(base, number, option))
-                costs[option] = own - self._judge(network)
+                single = with_option(base, number, option)
+                costs[option] = own - self._trials.judged(single, self._judge)
             found.append(tuple(costs))
             self._progress(Event("probe", number + 1, len(self._space.layers), layer.name))
         return tuple(found)

@@ -9,17 +9,19 @@ the other addend has drifted by. No labels, no gradients.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from compressor.capture import Pair, Seen
+from compressor.capture import Pair, Seen, ticks_until_seen
 from compressor.consumers import rest
 from compressor.counting import evaluating
-from compressor.data import Batches, Inputs, device_of
+from compressor.data import Batches, Inputs, device_of, on
 from compressor.patches import input_dim, refittable
 from compressor.progress import Event, Progress, silent
 from compressor.refit_step import Step
@@ -28,6 +30,7 @@ from compressor.replay import Replay, trace_calls
 from compressor.space import Architecture, SearchSpace
 from compressor.tracing import trace_fates
 
+_NEVER = sys.maxsize
 _ROUNDS = 3  # in which targets are set anew where a clip follows
 
 
@@ -45,7 +48,11 @@ def refit(
 
 
 class Refitter:
-    """Refits pruned networks of one original, in sequence and in place."""
+    """Refits pruned networks of one original, in sequence and in place.
+
+    Attributes:
+        calls: of the original's modules.
+    """
 
     def __init__(
         self,
@@ -70,10 +77,12 @@ class Refitter:
         self._space = space
         self._calibration = calibration
         self._fates = trace_fates(model, example)
-        self._calls = trace_calls(model, example)
+        self.calls = trace_calls(model, example)
         # Replay makes modules answer from memory, which the caller's network must not do.
-        self._original = Replay(copy.deepcopy(model), self._calls)
+        self._original = Replay(copy.deepcopy(model), self.calls)
         self._seen: dict[tuple[str, int], Seen] | None = {} if remember else None
+        self._example = on(device_of(model), example)
+        self._known: dict[str, int] = {}
 
     def whole(
         self, small: nn.Module, architecture: Architecture, progress: Progress = silent
@@ -101,16 +110,56 @@ class Refitter:
             progress(Event("refit", 0, len(names), f"all positions weigh the same: {error}"))
             return None
 
-    def consumers(self, small: nn.Module, architecture: Architecture) -> None:
+    def consumers(
+        self,
+        small: nn.Module,
+        architecture: Architecture,
+        since: int = 0,
+        replay: Replay | None = None,
+    ) -> None:
         """Refits only the layers that lost inputs, `touched`.
 
         Far cheaper than `whole`, and enough to tell which of two architectures is better.
-        """
-        self._solve(small, architecture, self._consumers(architecture), silent)
 
-    def touched(self, architecture: Architecture) -> tuple[str, ...]:
+        Args:
+            small: the network of `architecture`.
+            architecture: what was cut.
+            since: layers that begin before this tick of `calls` are left as they are.
+            replay: of `small`; remembers nothing that ended since then.
+        """
+        names = [n for n in self._consumers(architecture) if self._begins(n) >= since]
+        self._solve(small, architecture, names, silent, replay=replay)
+
+    def since(self, changed: Iterable[str]) -> int:
+        """The first tick of `calls` from which on a refit differs where some modules differ.
+
+        What a layer is refitted to is known when the sum that its output enters is done, so
+        modules that run before that count too.
+        """
+        paths = list(changed)
+        names = [n for n in self._fates if self._can(n)]
+        if any(path not in self.calls.once for path in (*paths, *names)):
+            return 0
+        tick = min((self._begins(path) for path in paths), default=_NEVER)
+        while earlier := [self._begins(n) for n in names if self._begins(n) < tick < self._ends(n)]:
+            tick = min(earlier)
+        return tick
+
+    def _begins(self, name: str) -> int:
+        call = self.calls.once.get(name)
+        return 0 if call is None else call.start
+
+    def _ends(self, name: str) -> int:
+        """When all that a layer is refitted to is known."""
+        if name not in self._known:
+            fate = self._fates[name]
+            run = partial(self._original.run, "example", self._example, ())
+            self._known[name] = ticks_until_seen(self._original.model, name, fate, run)
+        return self._known[name]
+
+    def touched(self, architecture: Architecture, since: int = 0) -> tuple[str, ...]:
         """Modules that `consumers` changes: layers that lost inputs, and BatchNorms behind them."""
-        names = self._consumers(architecture)
+        names = [n for n in self._consumers(architecture) if self._begins(n) >= since]
         norms = [norm for n in names if (norm := self._fates[n].norm) is not None]
         return (*names, *norms)
 
@@ -126,9 +175,11 @@ class Refitter:
         progress: Progress,
         rounds: int = 0,
         relevant: Relevance | None = None,
+        replay: Replay | None = None,
     ) -> None:
         removed = self._space.removed(architecture)
-        pair = Pair(self._original, Replay(small, self._calls), self._calls, self._seen)
+        replay = replay or Replay(small, self.calls)
+        pair = Pair(self._original, replay, self.calls, self._seen)
         self._original.keep(())
         with evaluating(self._original.model), evaluating(small), torch.no_grad():
             for i, name in enumerate(names):

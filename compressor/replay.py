@@ -51,14 +51,15 @@ class Calls:
 
     def before(self, name: str) -> tuple[str, ...]:
         """Outermost modules that had ended when the named one began, in order."""
-        return self._outermost(self.once[name].start)
+        return self.ended(self.once[name].start)
 
     def needed(self, name: str, done: frozenset[str]) -> bool:
         """Whether anything outside of the finished modules reads the output of one of them."""
         readers = self.once[name].readers
         return readers is None or any(not running & done for running in readers)
 
-    def _outermost(self, tick: int) -> tuple[str, ...]:
+    def ended(self, tick: int) -> tuple[str, ...]:
+        """Outermost modules that had ended before a tick, in order."""
         found: list[str] = []
         last = -1
         for name, call in sorted(self.once.items(), key=lambda item: item[1].start):
@@ -91,8 +92,23 @@ class Replay:
     own, and the weights of finished modules must not change while they are remembered.
     """
 
-    def __init__(self, model: nn.Module, calls: Calls) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        calls: Calls,
+        prefix: Replay | None = None,
+        done: Iterable[str] = (),
+    ) -> None:
+        """Remembers nothing yet.
+
+        Args:
+            model: runs; the caller's own.
+            calls: of its modules.
+            prefix: remembers the first modules of the same network for longer than this does.
+            done: what the prefix may remember.
+        """
         self.model = model
+        self._prefix, self._prefixed = prefix, frozenset(done)
         self._calls = calls
         self._modules = dict(model.named_modules())
         self._kept: dict[str, dict[Hashable, Any]] = {}
@@ -107,11 +123,13 @@ class Replay:
                 `forget`.
         """
         finished = frozenset(done)
-        try:
-            with self._patched(batch, finished):
-                return self.model(*inputs)
-        finally:
-            self._tidy(batch, finished)
+        with ExitStack() as stack:
+            if self._prefix is not None:
+                stack.callback(self._prefix._tidy, batch, self._prefixed)
+                stack.enter_context(self._prefix._patched(batch, self._prefixed))
+            stack.callback(self._tidy, batch, finished)
+            stack.enter_context(self._patched(batch, finished))
+            return self.model(*inputs)
 
     def keep(self, done: Iterable[str]) -> None:
         """Forgets what modules outside of `done` returned; their weights may then change."""

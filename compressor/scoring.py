@@ -114,13 +114,13 @@ class Scorer:
         model, space = self.library.model, self.library.space
         assembler = Assembler(model, space, self.library.consumers)
         try:
-            few = make_judge("agreement", few_images(self._calibration), model)
-            others = make_judge("agreement", other_images(self._calibration), model)
-            hints = sensitivities(assembler, space, few, self._example, progress)
+            others = other_images(self._calibration)
+            judge = make_judge("agreement", others, model)
+            hints = sensitivities(assembler, space, judge, self._example, progress)
         except DataError as error:
             progress(Event("sensitivity", 0, None, f"left out: {error}"))
             return Guide()
-        return Guide(hints, Probe(self._trials, space, others, progress))
+        return Guide(hints, Probe(self._trials, space, judge, progress))
 
     def __call__(self, architecture: Architecture) -> float:
         """The score of an architecture."""
@@ -130,6 +130,11 @@ class Scorer:
         if self._recipes.epochs:
             return best_score(self.tuned(model, self._recipes.epochs)[1])
         return as_number(self._score(model))
+
+    @property
+    def images(self) -> int:
+        """How many images candidates were shown so far; 0 where they are not shown one by one."""
+        return 0 if self._trials is None else self._trials.images
 
     def given_up(self, architecture: Architecture) -> int | None:
         """After how many images a candidate was given up; None where it was not."""

@@ -7,7 +7,6 @@ Everything before the first changed module is the original, so its passes are sh
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -30,10 +29,10 @@ def sensitivities(
     example: Inputs,
     progress: Progress = silent,
 ) -> tuple[tuple[float, ...], ...]:
-    """The cost of each option of each layer, as the root of how far it takes the score down.
+    """The cost of each option of each layer: how far it takes the score down.
 
-    Roots, because the errors of several cuts add up as amplitudes do, nearly: on ResNet-56 their
-    sum ranks networks of one budget as the score after the final refit does. Where a layer decides
+    Errors of several cuts add up nearly as squares do, and a divergence between softened answers
+    is a square of what the outputs differ by. Where a layer decides
     channels and kernel, each kernel is looked at alone: next to each other in the list lie few
     channels with a large kernel and many with a small one, and neither can do all the other can.
 
@@ -56,7 +55,7 @@ def sensitivities(
         known = {space.original[number]: 0.0}
         for option in _measured(rows, space.original[number]):
             single = with_option(space.original, number, option)
-            known[option] = math.sqrt(max(0.0, -_score(assembler, replay, calls, judge, single)))
+            known[option] = max(0.0, -_score(assembler, replay, calls, judge, single))
         found[number] = _filled(known, rows)
         progress(Event("sensitivity", done + 1, len(order), space.layers[number].name))
     assembler.assemble(space.original)

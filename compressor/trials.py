@@ -22,6 +22,7 @@ from compressor.evaluate import Score, as_number
 from compressor.judge import Judge
 from compressor.ledger import Known
 from compressor.refit import Refitter
+from compressor.replay import Replay
 from compressor.space import Architecture
 
 _AT_ONCE = 64  # images of a batch shown at once, on a CPU
@@ -125,6 +126,9 @@ class Trials:
         self._refitter = refitter
         self._judge = judge
         self._eligible = eligible
+        self._prefix = Replay(assembler.network, refitter.calls)
+        self._standing = 0  # the tick up to which the prefix is that of the last candidate
+        self._last: Architecture | None = None
         self._best: tuple[float, Tensor] | None = None
         self._remembered: Architecture | None = None
 
@@ -146,12 +150,46 @@ class Trials:
         return self._scored(architecture)
 
     def network(self, architecture: Architecture) -> nn.Module:
-        """The candidate as it is scored; valid until the next call."""
-        network = self._assembler.assemble(architecture)
+        """The candidate as it is scored; valid until the next call.
+
+        What comes before the first difference to the candidate before stays as it is.
+        """
+        self._refresh(architecture)
+        return self._assembler.network
+
+    def judged(self, architecture: Architecture, judge: Judge) -> float:
+        """The score of a candidate by another judge, on images that fit into memory.
+
+        What comes before the first difference to the candidate before is not computed again.
+        """
+        self._refresh(architecture)
+        network, done = self._assembler.network, self._refitter.calls.ended(self._standing)
+        found = []
+        with evaluating(network), torch.no_grad():
+            for number, inputs, targets in judge.inputs(device_of(network)):
+                outputs = self._prefix.run((id(judge), number), inputs, done)
+                found.append(judge.values(number, outputs, targets))
+        return float(torch.cat(found).mean())
+
+    def _refresh(self, architecture: Architecture) -> None:
+        """Makes the candidate, from where it differs from the one before."""
+        last, self._last = self._last, None
+        since = 0 if last is None else self._since(last, architecture)
+        if since < self._standing:
+            self._prefix.keep(())
+        self._standing = since
+        touched = self._refitter.touched(architecture)
+        stale = set(self._refitter.touched(architecture, since))
+        network = self._assembler.assemble(architecture, set(touched) - stale)
         # Told before: a refit that fails half-way has changed some of them.
-        self._assembler.spoil(self._refitter.touched(architecture))
-        self._refitter.consumers(network, architecture)
-        return network
+        self._assembler.spoil(stale)
+        calls = self._refitter.calls
+        replay = Replay(network, calls, self._prefix, calls.ended(since))
+        self._refitter.consumers(network, architecture, since, replay)
+        self._last = architecture
+
+    def _since(self, one: Architecture, other: Architecture) -> int:
+        return self._refitter.since(self._assembler.changed(one, other))
 
     def _scored(self, architecture: Architecture) -> float:
         network = self.network(architecture)

@@ -44,10 +44,19 @@ def test_loss_is_minus_the_cross_entropy() -> None:
 
 def test_agreement_is_minus_the_divergence_from_the_original() -> None:
     # Doubled logits of the first image: probabilities 1/10, 9/10; the second's do not change.
-    judge = make_judge("agreement", [LOGITS], Shaped())
+    judge = make_judge("agreement", [LOGITS], Shaped(), 1.0)
     divergence = 1 / 4 * math.log(10 / 4) + 3 / 4 * math.log((3 / 4) / (9 / 10))
     assert judge(Shaped(factor=2.0)) == pytest.approx(-divergence / 2, abs=1e-7)
     assert judge.values(0, 2 * LOGITS, None).tolist() == pytest.approx([-divergence, 0.0], abs=1e-7)
+
+
+def test_a_temperature_softens_both_answers() -> None:
+    # Logits divided by 2: probabilities by the roots, 1 / (1 + √3); doubled ones then as they were.
+    judge = make_judge("agreement", [LOGITS], Shaped(), 2.0)
+    less = 1 / (1 + math.sqrt(3))
+    divergence = less * math.log(less / (1 / 4)) + (1 - less) * math.log((1 - less) / (3 / 4))
+    assert judge(Shaped(factor=2.0)) == pytest.approx(-divergence / 2, abs=1e-7)
+    assert judge(Shaped()) == 0.0
 
 
 def test_a_constant_on_all_logits_is_no_disagreement() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from compressor.assembly import Assembler
 from compressor.data import split
@@ -18,6 +20,7 @@ from compressor.judge import Judge, make_judge
 from compressor.library import LayerLibrary, make_library
 from compressor.outcome import Outcome
 from compressor.refit import Refitter
+from compressor.refit_step import Step
 from compressor.space import Architecture
 from compressor.trials import Trials, divisible, few_images, other_images
 from tests import networks
@@ -346,3 +349,110 @@ def test_outputs_that_do_not_follow_the_batch_are_not_taken_apart() -> None:
     parts = [slice(0, 64), slice(64, 200)]
     for module in (Summary(), Turned()):
         assert not divisible(module, (large(1)[0],), parts)
+
+
+# ---- what candidates have in common
+
+
+class LateShortcut(nn.Module):
+    """A sum whose other addend is made by a branch that runs later, and can be cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = networks.conv(3, 16)
+        self.one, self.two = networks.conv(16, 24), nn.Conv2d(24, 32, 3, padding=1)
+        self.wide = networks.conv(16, 32, k=1)
+        self.short = nn.Conv2d(32, 32, 1)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        main = self.two(self.one(x))
+        return self.head(functional.relu(main + self.short(self.wide(x))).mean((2, 3)))
+
+
+SHAPES = [
+    networks.Residual, networks.PaddedShortcuts, networks.Separable, networks.SqueezeExcite,
+    networks.Dense, networks.LargeKernels, networks.SharedModule, LateShortcut,
+]  # fmt: skip
+
+
+def walk(network: Any, seed: int, count: int = 6) -> list[Architecture]:
+    """Candidates that differ from one another in a few layers."""
+    draw = random.Random(seed)  # noqa: S311  (a reproducible walk)
+    now = candidates(1, network)[0]
+    found = [now]
+    for _ in range(count):
+        changed = list(now)
+        for _ in range(draw.choice([1, 1, 2])):
+            layer = draw.randrange(len(now))
+            changed[layer] = draw.randrange(library(network).space.sizes[layer])
+        now = tuple(changed)
+        found.append(now)
+    return found
+
+
+@pytest.mark.parametrize("network", SHAPES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_candidate_does_not_depend_on_those_before(network: Any, seed: int) -> None:
+    judge = make_judge("agreement", images(2), library(network).model)
+    ours = trials(judge, network)
+    for architecture in walk(network, seed):
+        alone = trials(judge, network).network(architecture).state_dict()
+        found = ours.network(architecture).state_dict()
+        assert found.keys() == alone.keys()
+        for name, tensor in found.items():
+            torch.testing.assert_close(tensor, alone[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", SHAPES)
+def test_judged_with_what_is_known_as_if_from_scratch(network: Any) -> None:
+    judge = make_judge("agreement", images(2), library(network).model)
+    other = make_judge("agreement", images(3)[2:], library(network).model, 4.0)
+    ours = trials(judge, network)
+    for architecture in walk(network, 2):
+        for asked in (judge, other):
+            alone = asked(trials(judge, network).network(architecture))
+            assert ours.judged(architecture, asked) == pytest.approx(alone, rel=1e-4, abs=1e-7)
+        assert ours(architecture) == pytest.approx(judge(ours.network(architecture)), rel=1e-6)
+
+
+def test_a_refit_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = make_judge("agreement", images(2), library().model)
+    ours = trials(judge)
+    first, second = candidates(2)
+    ours.network(first)
+    solve, calls = Step.solve, []
+
+    def fail(self: Step, *arguments: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("broken")
+        solve(self, *arguments)
+
+    monkeypatch.setattr(Step, "solve", fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        ours.network(second)
+    expected = trials(judge)(first)
+    assert ours(first) == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_comes_before_the_first_difference_is_not_refitted_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judge = make_judge("agreement", images(2), library().model)
+    ours = trials(judge)
+    base = (0,) * len(library().space.sizes)
+    ours.network(base)
+    solved: list[str] = []
+    solve = Step.solve
+    monkeypatch.setattr(
+        Step, "solve", lambda self, *rest: (solved.append(self.name), solve(self, *rest))[1]
+    )
+    ours.network(base)
+    assert solved == []
+    ours.network((*base[:-1], 1))
+    late = set(solved)
+    solved.clear()
+    ours.network((1, *base[1:-1], 1))
+    assert late < set(solved)

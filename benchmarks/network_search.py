@@ -1,0 +1,124 @@
+"""Ways to spend the evaluations on a real network, under one budget.
+
+    python -m benchmarks.network_search cifar10_resnet20 --evaluations 60 --seeds 5
+
+Every method scores candidates alike: assembled, refitted on 128 images, judged by their agreement
+with the original on the same search images, none given up early. Reported is the score of the
+network that is picked. "guided" starts from what single choices cost alone and probes the best
+network so far, as `compressor compress` does; "unaided" is the same strategy without both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+
+from benchmarks.support import environment, sample
+from compressor.baselines import random_search, regularised_evolution
+from compressor.budget import parse_budgets
+from compressor.data import split
+from compressor.judge import make_judge
+from compressor.library import make_library
+from compressor.limits import resolve_budgets
+from compressor.outcome import SearchResult
+from compressor.reading import read_network
+from compressor.scoring import Guide, Recipes, Scorer
+from compressor.search import SearchSettings, layer_nas
+from compressor.space import Architecture
+
+Method: TypeAlias = Callable[[Mapping[str, Any], Guide], SearchResult]
+
+METHODS: Mapping[str, Method] = {
+    "guided": lambda problem, guide: layer_nas(**problem, hints=guide.hints, probe=guide.probe),
+    "unaided": lambda problem, _: layer_nas(**problem),
+    "random": lambda problem, _: random_search(**problem),
+    "evolution": lambda problem, _: regularised_evolution(**problem),
+    "published": lambda problem, _: layer_nas(**problem, settings=SearchSettings("published")),
+}
+
+
+class Scores:
+    """The score of each network, worked out once."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._known: dict[Architecture, float] = {}
+
+    def __call__(self, architecture: Architecture) -> float:
+        """Higher is better."""
+        if architecture not in self._known:
+            self._known[architecture] = self._scorer(architecture)
+        return self._known[architecture]
+
+
+def measured(
+    name: str, budget: str, evaluations: int, seeds: int, images: int
+) -> dict[str, object]:
+    """The picks of all methods and seeds."""
+    module = sample(name)
+    model, example = module.build_model().requires_grad_(False), (module.example_input(),)
+    reading = read_network(model, example, "generic")
+    calibration = module.calibration_data()
+    library = make_library(model, reading.space, example, calibration)
+    whole = torch.cat([split(batch)[0][0] for batch in module.validation_data()])
+    judge = make_judge("agreement", list(whole[:images].split(50)), model)
+    # as a plain function: every candidate sees all images
+    scorer = Scorer(library, example, calibration, judge.__call__, Recipes())
+    guide, score = scorer.guide(), Scores(scorer)
+    goals = resolve_budgets(parse_budgets(budget), {"madds": reading.madds}, library.space.original)
+    problem = {
+        "sizes": library.space.sizes, "limits": [goal.limit() for goal in goals],
+        "score": score, "evaluations": evaluations,
+    }  # fmt: skip
+    picks: dict[str, list[float]] = {method: [] for method in METHODS}
+    for method, run in METHODS.items():
+        for seed in range(seeds):
+            start = time.perf_counter()
+            picks[method].append(run({**problem, "seed": seed}, guide).best.score)
+            seconds = time.perf_counter() - start
+            print(f"  {method} {seed}: {picks[method][-1]:.4f}, {seconds:.0f} s", file=sys.stderr)
+    return {
+        "sample": name, "budget": budget, "evaluations": evaluations, "images": images,
+        "picks": picks, "summary": {method: _summary(found) for method, found in picks.items()},
+        "ahead": {m: _ahead(picks["guided"], picks[m]) for m in METHODS if m != "guided"},
+        "environment": environment(),
+    }  # fmt: skip
+
+
+def _summary(scores: list[float]) -> dict[str, float]:
+    return {"mean": statistics.mean(scores), "standard_error": _error(scores)}
+
+
+def _error(scores: list[float]) -> float:
+    return statistics.stdev(scores) / len(scores) ** 0.5 if len(scores) > 1 else 0.0
+
+
+def _ahead(one: list[float], other: list[float]) -> float:
+    """Difference of the means in standard errors of that difference."""
+    error = (_error(one) ** 2 + _error(other) ** 2) ** 0.5
+    gap = statistics.mean(one) - statistics.mean(other)
+    return gap / error if error else float("inf" if gap > 0 else "-inf")
+
+
+def main() -> None:
+    """Measures and prints one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("sample")
+    parser.add_argument("--budget", default="madds=50%")
+    parser.add_argument("--evaluations", type=int, default=60)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=1000)
+    given = parser.parse_args()
+    found = measured(given.sample, given.budget, given.evaluations, given.seeds, given.images)
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
