@@ -228,7 +228,7 @@ def test_exporting_again_keeps_what_the_file_says(real: dict[str, Any]) -> None:
 
 def test_progress_tells_every_stage(real: dict[str, Any]) -> None:
     stages = list(dict.fromkeys(e.stage for e in real["events"]))
-    wanted = ["read", "verify", "library", "sensitivity", "search", "refit"]
+    wanted = ["read", "verify", "library", "sensitivity", "search", "probe", "refit"]
     assert stages == [*wanted, "fine-tune", "export"]
     search = [e for e in real["events"] if e.stage == "search"]
     assert [e.done for e in search] == list(range(7))
@@ -278,7 +278,7 @@ def test_a_budget_of_latency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bu
     assert row.reached == pytest.approx(by_weights({"a": result.onnx_path})["a"].median_ms)
     assert result.summary.best.madds < result.summary.base.madds
     trace = compressor.read_trace(result.run)
-    assert trace.limits[0].measured
+    assert trace.budgets[0][0].measured
     assert trace.pick is not None
     assert len(trace.scored) == result.summary.evaluations
 
