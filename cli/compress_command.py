@@ -14,12 +14,14 @@ from cli import options
 from cli.output import console, note, print_json, stdout_for
 from cli.progress import watching
 from cli.resolve import resolve_target
-from cli.tables import closing_table
+from cli.tables import closing_table, frontier_table
 from cli.target import Target
 from compressor import pipeline
-from compressor.budget import parse_budgets
+from compressor.budget import parse_goals
 from compressor.errors import UsageError
 from compressor.judge import SCORES
+from compressor.overview import FILE_NAME as OVERVIEW
+from compressor.overview import Overview
 from compressor.ranking import RANKINGS
 from compressor.report import FILE_NAME, score_of
 
@@ -31,9 +33,14 @@ _COUNT = click.IntRange(min=0)
 @click.option(
     "--budget",
     multiple=True,
-    required=True,
     metavar="UNIT=AMOUNT",
-    help="Most it may cost: madds=50%, params=2M, latency=4ms. Several hold together.",
+    help="Most it may cost: madds=50%, params=2M, latency=4ms; or a range: madds=40%..50%. "
+    "Several hold together.",
+)
+@click.option(
+    "--frontier",
+    metavar="UNIT=AMOUNT,AMOUNT,…",
+    help="One search, a network for each: madds=90%,80%,70%. All of them keep --budget too.",
 )
 @click.option(
     "--out",
@@ -90,6 +97,7 @@ def command(
     /,
     target: str,
     budget: tuple[str, ...],
+    frontier: str | None,
     out: Path,
     data: str | None,
     score: str | None,
@@ -104,7 +112,7 @@ def command(
 
     Ctrl-C loses nothing: the same command resumes where it stopped.
     """
-    parse_budgets(budget)  # a mistake here is told before anything is loaded
+    parse_goals(budget, frontier)  # a mistake here is told before anything is loaded
     shell = command_line(ctx)
     with stdout_for(as_json=as_json):
         found = resolve_target(target, data)
@@ -115,6 +123,7 @@ def command(
                 found.build_model(),
                 found.example_input,
                 budget=budget,
+                frontier=frontier,
                 calibration=found.calibration,
                 out=out,
                 validation=found.validation,
@@ -125,6 +134,14 @@ def command(
                 origin={"target": anchored(target), "data": data and anchored(data)},
                 progress=progress,
             )
+    if result.points:
+        overview = Overview.read(out)
+        if as_json:
+            print_json({"run": str(out), **overview.to_json()})
+            return
+        console().print(frontier_table(overview))
+        click.echo(f"{out / OVERVIEW}\n{out / FILE_NAME}")
+        return
     if as_json:
         print_json({"run": str(out), **result.summary.to_json()})
         return

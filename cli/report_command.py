@@ -10,8 +10,10 @@ from cli import options
 from cli.output import console, print_json
 from cli.trace_tables import trace_parts
 from compressor.errors import UsageError
+from compressor.overview import FILE_NAME as OVERVIEW
+from compressor.overview import Overview
 from compressor.plain import encode
-from compressor.report import FILE_NAME, write_report
+from compressor.report import FILE_NAME, write_overview, write_report
 from compressor.result import RunSummary
 from compressor.retrace import read_trace
 
@@ -39,7 +41,18 @@ def command(
     elif layer is not None or search is not None or as_json:
         raise UsageError("--layer, --search and --json belong to --trace; add it")
     else:
+        _write_reports(run)
+
+
+def _write_reports(run: Path) -> None:
+    """The report of a run, or all reports of a frontier."""
+    if not (run / OVERVIEW).is_file():
         click.echo(str(write_report(RunSummary.read(run), run / FILE_NAME)))
+        return
+    overview = Overview.read(run)
+    for folder in [run / row.folder for row in overview.rows]:
+        click.echo(str(write_report(RunSummary.read(folder), folder / FILE_NAME)))
+    click.echo(str(write_overview(overview, run / FILE_NAME)))
 
 
 def _print_trace(run: Path, layer: str | None, search: int | None, *, as_json: bool) -> None:

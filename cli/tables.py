@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from compressor.budget import format_cost
-from compressor.report import comparison
+from compressor.overview import Overview
+from compressor.report import comparison, overview_table
 from compressor.result import Figures
 from compressor.timing import Latency
 
@@ -27,6 +28,15 @@ def closing_table(base: Figures, best: Figures, score: str = "") -> Table:
     table = text_table("", ("Original", "right"), ("Compressed", "right"), ("Ratio", "right"))
     for row in comparison(base, best, score):
         table.add_row(row.what, row.base, row.best, row.ratio)
+    return table
+
+
+def frontier_table(overview: Overview) -> Table:
+    """The networks of a frontier, as they close a run."""
+    (first, *others), *rows = overview_table(overview)
+    table = text_table(first, *((title, "right") for title in others[:-1]), (others[-1], "left"))
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
     return table
 
 

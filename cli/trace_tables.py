@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -13,7 +14,8 @@ from cli.tables import RIGHT, number_text, options_text, text_table
 from cli.visit_tables import visits_of, visits_table
 from compressor.budget import format_cost
 from compressor.errors import UsageError
-from compressor.trace import Evaluation, Pick, Trace
+from compressor.rows import Step
+from compressor.trace import Evaluation, Pick, Trace, TracedLimit
 
 
 def trace_parts(trace: Trace, layer: str | None = None) -> Iterator[RenderableType]:
@@ -36,16 +38,34 @@ def trace_parts(trace: Trace, layer: str | None = None) -> Iterator[RenderableTy
 
 
 def _head(trace: Trace) -> str:
-    limits = ", ".join(f"{t.unit} {format_cost(t.unit, t.high)}" for t in trace.limits)
+    several = f"for each of {len(trace.budgets)} budgets: " * (len(trace.budgets) > 1)
+    limits = ", ".join(_limit(column) for column in zip(*trace.budgets, strict=True))
     parts = [
-        f"{trace.settings.strategy} search, seed {trace.seed}, at most {limits}",
+        f"{trace.settings.strategy} search, seed {trace.seed}, {several}{limits}",
         f"{len(trace.scored)} of {trace.evaluations} evaluations",
     ]
     if trace.searches > 1:
         parts.append(f"search {trace.search} of {trace.searches} in this run")
-    if trace.pick is None:
+    if len(trace.picks) < len(trace.budgets):
         parts.append("not finished")
     return "; ".join(parts)
+
+
+def _limit(each: Sequence[TracedLimit]) -> str:
+    """One limit as it is in each budget."""
+    unit, low = each[0].unit, each[0].low
+    highs = " / ".join(dict.fromkeys(format_cost(unit, limit.high) for limit in each))
+    return (
+        f"at most {unit} {highs}" if low is None else f"{unit} {format_cost(unit, low)} to {highs}"
+    )
+
+
+def _for(trace: Trace, places: Sequence[int]) -> str:
+    """Which budgets are meant; empty where there is only one."""
+    if len(trace.budgets) == 1:
+        return ""
+    firsts = [trace.budgets[place][0] for place in places]
+    return " for " + ", ".join(format_cost(limit.unit, limit.high) for limit in firsts)
 
 
 def _summary(trace: Trace) -> Iterator[RenderableType]:
@@ -55,8 +75,10 @@ def _summary(trace: Trace) -> Iterator[RenderableType]:
     yield from _foresight(trace.scored)
     if trace.visits:
         yield visits_table(trace)
-    if trace.pick is not None:
-        yield from _pick(trace, trace.pick)
+    for place, path in _told(trace):
+        if path is not None:
+            yield path
+        yield _pick(trace, place)
 
 
 def _evaluations(trace: Trace) -> Table:
@@ -64,14 +86,15 @@ def _evaluations(trace: Trace) -> Table:
         "#", ("From", "left"), ("Expected", RIGHT), ("Score", RIGHT), ("Limit", RIGHT),
         ("Options", "left"), ("Note", "left"),
     )  # fmt: skip
-    best: float | None = None
+    best: dict[int, float] = {}  # of each budget
     for e in trace.scored:
-        ahead = e.inside and e.score is not None and (best is None or e.score > best)
-        best = e.score if ahead else best
+        score = -math.inf if e.score is None else e.score
+        ahead = [place for place in e.keeps if score > best.get(place, -math.inf)]
+        best |= dict.fromkeys(ahead, score)
         expected = "–" if e.expected is None else f"{e.expected:.4g} ± {e.deviation:.2g}"
         table.add_row(
             str(e.number), _source(trace, e), expected, number_text(e.score), _filling(trace, e),
-            options_text(e.architecture), Text(_note(trace, e, ahead=ahead)),
+            options_text(e.architecture), Text(_note(trace, e, ahead)),
         )  # fmt: skip
     return table
 
@@ -80,26 +103,33 @@ def _source(trace: Trace, e: Evaluation) -> Text:
     if e.source == "layer" and e.place is not None:
         visit = trace.visits[e.place]
         return Text(f"round {visit.round + 1}, {trace.layers[visit.layer].name}")
-    return Text(e.source)
+    return Text(e.source + _for(trace, [e.budget]))
 
 
 def _filling(trace: Trace, e: Evaluation) -> str:
-    """The largest share that the network takes of a limit."""
-    shares = [e.costs[t.unit] / t.high for t in trace.limits if t.high > 0]
+    """The largest share that the network takes of a limit that it was made for."""
+    shares = [e.costs[t.unit] / t.high for t in trace.budgets[e.budget] if t.high > 0]
     return f"{max(shares):.1%}" if shares else "–"
 
 
-def _note(trace: Trace, e: Evaluation, *, ahead: bool) -> str:
-    taken = trace.pick is not None and trace.pick.evaluation == e.number
+def _note(trace: Trace, e: Evaluation, ahead: Sequence[int]) -> str:
+    taken = [place for place, pick in enumerate(trace.picks) if pick.evaluation == e.number]
     parts = [
-        "taken" * taken,
-        "best so far" * ahead,
-        "above a limit" * (not e.inside),
+        f"taken{_for(trace, taken)}" if taken else "",
+        f"best so far{_for(trace, ahead)}" if ahead else "",
+        _outside(trace, e),
         "" if e.images is None else f"given up after {e.images} images",
         "" if not e.repeat else f"for the {e.repeat + 1}. time",
         f"failed: {e.reason}" if e.reason else "",
     ]
     return ", ".join(filter(None, parts))
+
+
+def _outside(trace: Trace, e: Evaluation) -> str:
+    if e.budget in e.keeps:
+        return ""
+    above = any(e.costs[t.unit] > t.high for t in trace.budgets[e.budget])
+    return "above a limit" if above else "below a limit"
 
 
 def _foresight(scored: Sequence[Evaluation]) -> Iterator[Text]:
@@ -118,18 +148,25 @@ def _foresight(scored: Sequence[Evaluation]) -> Iterator[Text]:
         )
 
 
-def _pick(trace: Trace, pick: Pick) -> Iterator[RenderableType]:
-    if pick.path:
-        yield _path(trace, pick)
+def _told(trace: Trace) -> Iterator[tuple[int, Table | None]]:
+    """Each budget that has an answer, and the path of the answer where it was not told yet."""
+    told: list[tuple[Step, ...]] = [()]
+    for place, pick in enumerate(trace.picks):
+        yield place, None if pick.path in told else _path(trace, pick)
+        told.append(pick.path)
+
+
+def _pick(trace: Trace, place: int) -> Text:
+    pick = trace.picks[place]
     second = "" if pick.second is None else f"; the next best, {options_text(pick.second)}, has "
     equal = pick.second_merit == pick.merit
     second += (
         (f"{number_text(pick.second_merit)}" + ", and costs no less" * equal) if second else ""
     )
-    yield Text(
-        f"Taken: {options_text(pick.architecture)}, evaluation {pick.evaluation}, for the best "
-        f"{pick.by} of {pick.among} networks that could be the answer, {number_text(pick.merit)}"
-        f"{second}"
+    return Text(
+        f"Taken{_for(trace, [place])}: {options_text(pick.architecture)}, evaluation "
+        f"{pick.evaluation}, for the best {pick.by} of {pick.among} networks that could be the "
+        f"answer, {number_text(pick.merit)}{second}"
     )
 
 
@@ -149,7 +186,8 @@ def _path(trace: Trace, pick: Pick) -> Table:
             str(step.bucket), str(step.rivals), ahead,
         )  # fmt: skip
     brought = trace.scored[pick.evaluation].place == pick.recombination
-    table.title = f"Recombination of {found.source} before evaluation {found.before}" + (
+    made_for = _for(trace, [found.budget])
+    table.title = f"Recombination of {found.source}{made_for} before evaluation {found.before}" + (
         ", which brought the answer" if brought else ", the last one"
     )
     table.caption = (
@@ -166,14 +204,15 @@ def _options(trace: Trace, place: int) -> Table:
         "Option", ("Choice", "left"), ("Scored", RIGHT), ("Mean", RIGHT), ("Best", RIGHT),
         ("Note", "left"),
     )  # fmt: skip
-    taken = None if trace.pick is None else trace.pick.architecture[place]
     for option, choice in enumerate(layer.options):
         mine = [e.score for e in trace.scored if e.architecture[place] == option]
         scores = [score for score in mine if score is not None]
         mean = sum(scores) / len(scores) if scores else None
+        taken = [n for n, pick in enumerate(trace.picks) if pick.architecture[place] == option]
         table.add_row(
             str(option), Text(choice), str(len(mine)), number_text(mean),
-            number_text(max(scores, default=None)), "taken" * (option == taken),
+            number_text(max(scores, default=None)),
+            f"taken{_for(trace, taken)}" if taken else "",
         )  # fmt: skip
     table.title = f"Layer {layer.name}: scores of the networks with each option"
     return table
@@ -183,9 +222,14 @@ def _rows_of(trace: Trace, place: int) -> Iterator[RenderableType]:
     """The layer in every recombination, and its row in the one of the answer."""
     if trace.recombinations:
         yield _counts(trace, place)
-    pick = trace.pick
-    if pick is None or not pick.rows:
-        return
+    told: list[object] = []
+    for pick in trace.picks:
+        if pick.rows and (pick.recombination, pick.path) not in told:
+            told.append((pick.recombination, pick.path))
+            yield _row(pick, place)
+
+
+def _row(pick: Pick, place: int) -> Table:
     table = text_table(
         "Bucket", ("Stood", RIGHT), ("Beaten", RIGHT), ("Kept", RIGHT), ("Best prefix", "left"),
         ("Expected to add", RIGHT), ("Note", "left"),
@@ -197,7 +241,7 @@ def _rows_of(trace: Trace, place: int) -> Iterator[RenderableType]:
             options_text(row.best), f"{row.value:.4g}", "the answer's prefix stands here" * mine,
         )  # fmt: skip
     table.title = f"The row M_{place + 1} of recombination {pick.recombination}"
-    yield table
+    return table
 
 
 def _counts(trace: Trace, place: int) -> Table:
@@ -208,7 +252,7 @@ def _counts(trace: Trace, place: int) -> Table:
     for number, found in enumerate(trace.recombinations):
         counts = found.layers[place]
         table.add_row(
-            str(number), str(found.before), found.source,
+            str(number), str(found.before), found.source + _for(trace, [found.budget]),
             *map(str, (counts.tried, counts.beyond, counts.beaten, counts.kept, counts.buckets)),
         )  # fmt: skip
     table.title = "Prefixes that end in this layer, in each recombination"

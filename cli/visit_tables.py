@@ -22,13 +22,14 @@ def visits_table(trace: Trace) -> Table:
     )  # fmt: skip
     for visit in trace.visits:
         fates = Counter(tried.fate for tried in visit.tried)
+        below = fates["below a limit"] + fates["outside the band"]
         scored = [t for t in visit.tried if t.evaluation is not None]
         known = sum(t.known for t in scored)
         table.add_row(
             str(visit.round + 1), Text(trace.layers[visit.layer].name),
             *map(str, (
                 len(visit.tried), len(scored) - known, known, fates["above a limit"],
-                fates["outside the band"], fates["failed"], fates["not scored"],
+                below, fates["failed"], fates["not scored"],
                 fates["beaten"], fates["kept"],
                 sum(len(standing.members) for standing in visit.row), len(visit.row),
             )),
@@ -71,6 +72,7 @@ def _fate(tried: Tried) -> str:
     words = {
         "beaten": "beaten in its bucket",
         "above a limit": "dropped: above a limit whatever follows",
+        "below a limit": "dropped: below a limit whatever follows",
         "outside the band": "dropped: below the band whatever follows",
         "not scored": "dropped: the evaluations were spent",
     }

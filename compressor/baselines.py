@@ -135,6 +135,8 @@ def repaired(
 ) -> Architecture | None:
     """The network brought into the band by random single steps of the given layers.
 
+    Down while some cost is above its limit, else up.
+
     Where the band is not known to hold a network, only below the limits. None where some steps
     do not get there.
     """
@@ -143,7 +145,7 @@ def repaired(
     for _ in range(_STEPS):
         if wanted(tuple(options)):
             return tuple(options)
-        step = 1 if reach.inside(tuple(options)) else -1
+        step = -1 if reach.above(tuple(options)) else 1
         free = [i for i in layers if 0 <= options[i] + step < reach.sizes[i]]
         if not free:
             return None

@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 420, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 40
+_TINY = 1e-300  # below it there is no room for ticks
 Format = Callable[[float], str]
 
 
@@ -104,7 +105,8 @@ class _Scale:
     def over(cls, values: Sequence[float], start: float, end: float) -> _Scale:
         low, high = min(values), max(values)
         spread, size = high - low, max(abs(low), abs(high))
-        margin = 0.06 * (spread if spread > 1e-9 * size else size or 1.0)
+        least = max(1e-9 * size, _TINY)
+        margin = 0.06 * (spread if spread > least else size if size > _TINY else 1.0)
         return cls(low - margin, high + margin, start, end)
 
     def __call__(self, value: float) -> float:

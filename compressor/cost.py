@@ -17,6 +17,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.errors import BudgetError
 from compressor.space import Architecture, Choice, SearchLayer, SearchSpace
 
 
@@ -52,10 +53,33 @@ def costs_of(cost: CostModel, architectures: NDArray[np.int64]) -> NDArray[np.fl
 
 @dataclass(frozen=True)
 class Limit:
-    """A cost together with the most that a network may have of it."""
+    """A cost together with the most, and perhaps the least, that a network may have of it.
+
+    Attributes:
+        cost: what is limited.
+        high: the most, in the unit's base.
+        low: the least; None where a network may have as little as it likes.
+    """
 
     cost: CostModel
     high: float
+    low: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.low is not None and not self.low <= self.high:
+            raise BudgetError(
+                "a range goes from less to more, but "
+                f"{self.cost.unit} got {self.low} to {self.high}"
+            )
+
+    def holds(self, value: float) -> bool:
+        """Whether a network of this cost keeps the limit."""
+        return value <= self.high and (self.low is None or value >= self.low)
+
+
+def is_exact(limit: Limit) -> bool:
+    """Whether a cost is a table that answers in microseconds, not a measurement."""
+    return limit.cost.monotone or isinstance(limit.cost, BatchCost)
 
 
 @dataclass(frozen=True)

@@ -208,12 +208,13 @@ def _figures(
 
 
 def _budget_row(resolved: ResolvedBudget, best: Figures, latency: Latency) -> BudgetRow:
-    unit, limit = resolved.budget.unit, resolved.high
+    unit, limit, low = resolved.budget.unit, resolved.high, resolved.low
     reached = {"madds": best.madds, "params": best.params, "latency": latency.median_ms}[unit]
     if unit == "latency" and resolved.budget.relative:
         # A share of the original is promised against the original of the same measurement.
-        limit = resolved.budget.amount * latency.median_ms / latency.ratio
-    return BudgetRow(unit, str(resolved.budget), float(limit), float(reached))
+        original = latency.median_ms / latency.ratio
+        limit, low = resolved.budget.limit(original), resolved.budget.least(original)
+    return BudgetRow(unit, str(resolved.budget), float(limit), float(reached), low)
 
 
 def _require_budgets(rows: Sequence[BudgetRow], latency: Mapping[str, Latency]) -> None:
@@ -221,7 +222,7 @@ def _require_budgets(rows: Sequence[BudgetRow], latency: Mapping[str, Latency]) 
         if not row.met:
             spread = latency["compressed"]
             raise CheckError(
-                f"the budget {row.requested} allows {format_cost(row.unit, row.limit)}, but the "
+                f"the budget {row.requested} allows {row.allowed}, but the "
                 f"exported network was measured at {format_cost(row.unit, row.reached)} "
                 f"(95 % interval {spread.low_ms:.3g} to {spread.high_ms:.3g} ms); the machine may "
                 "be busy: run the same command again, or ask for a few per cent less"

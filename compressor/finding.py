@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -15,6 +16,7 @@ from compressor.delivery import ONNX, Found, measure_settings
 from compressor.errors import InfeasibleError
 from compressor.export import export_base, export_onnx
 from compressor.finetune import best_score
+from compressor.frontier import layer_nas_frontier
 from compressor.journal import Journal
 from compressor.latency import LatencyCost
 from compressor.ledger import Known
@@ -24,7 +26,7 @@ from compressor.outcome import Candidate, Outcome, SearchResult
 from compressor.progress import Event, Progress
 from compressor.reading import Reading
 from compressor.recall import recalled
-from compressor.request import Request, Stopwatch
+from compressor.request import Options, Request, Stopwatch
 from compressor.scoring import Guide, Recipes, Scorer
 from compressor.search import SearchSettings, layer_nas
 from compressor.search_notes import note_given_up, note_start, state_problem
@@ -43,8 +45,8 @@ def find(
     journal: Journal,
     watch: Stopwatch,
     progress: Progress,
-) -> Found:
-    """Searches, takes the best network, and fine-tunes it.
+) -> tuple[Found, ...]:
+    """Searches, takes the best network, and fine-tunes it; each where several are asked for.
 
     Args:
         request: what was asked for.
@@ -53,6 +55,9 @@ def find(
         journal: of this run; what it knows is not evaluated again.
         watch: gets the time of each stage.
         progress: told after each evaluation and epoch.
+
+    Returns:
+        What was found for each of the request's goals, the loosest first.
 
     Raises:
         BudgetError: the original already meets the budget.
@@ -67,28 +72,51 @@ def find(
     recipes = Recipes(options.refit, options.score_epochs, options.seed)
 
     def eligible(architecture: Architecture) -> bool:
-        """Whether the exact costs keep their limits."""
-        return all(b.cost(architecture) <= b.high for b in budgets if b.cost.monotone)
+        """Whether the exact costs keep their limits, and all costs the tightest of a frontier."""
+        tightest = [b for b in goals[-1] if b.cost.monotone or len(goals) > 1]
+        return all(b.holds(b.cost(architecture)) for b in tightest)
 
     scorer = Scorer(
         library, request.example, request.calibration, request.score, recipes,
         training=request.training, eligible=eligible,
     )  # fmt: skip
     costs = _costs(request, reading, journal, scorer)
-    budgets = resolve_budgets(request.budgets, costs, reading.space.original)
+    goals = [resolve_budgets(goal, costs, reading.space.original) for goal in request.goals]
+    goals.sort(key=lambda goal: -goal[0].high)
     with watch.stage("sensitivity"):
         guide = scorer.guide(progress)
     with watch.stage("search"):
-        result = _search(request, reading, budgets, scorer, journal, guide, progress)
-        candidate = _confirmed(request, result, budgets)
+        results = _search(request, reading, goals, scorer, journal, guide, progress)
+        candidates = [_confirmed(request, r, g) for r, g in zip(results, goals, strict=True)]
+    found: list[Found] = []
+    for result, goal, candidate in reversed(list(zip(results, goals, candidates, strict=True))):
+        if found and candidate.architecture == found[-1].candidate.architecture:
+            found.append(replace(found[-1], search=result, budgets=goal))
+            continue
+        model, score = _finished(options, scorer, candidate.architecture, watch, progress)
+        new = Found(reading, library, result, candidate, model, score, base_score, goal)
+        # Finished networks may rank otherwise: a looser budget never gets less than a tighter one.
+        worse = found and found[-1].score >= score
+        found.append(replace(found[-1], search=result, budgets=goal) if worse else new)
+    return tuple(reversed(found))
+
+
+def _finished(
+    options: Options,
+    scorer: Scorer,
+    architecture: Architecture,
+    watch: Stopwatch,
+    progress: Progress,
+) -> tuple[nn.Module, float]:
+    """The network refitted and fine-tuned, and its score."""
     with watch.stage("refit"):
-        model, score = scorer.finish(candidate.architecture, progress)
+        model, score = scorer.finish(architecture, progress)
     epochs = options.finetune or options.score_epochs
     if epochs:
         with watch.stage("fine-tune"):
             model, scores = scorer.tuned(model, epochs, progress)
         score = best_score(scores)
-    return Found(reading, library, result, candidate, model, score, base_score, budgets)
+    return model, score
 
 
 def _library(
@@ -107,7 +135,7 @@ def _costs(
 ) -> dict[str, CostModel]:
     """Every cost that a budget names."""
     costs: dict[str, CostModel] = {"madds": reading.madds, "params": reading.params}
-    if any(b.unit == "latency" for b in request.budgets):
+    if "latency" in request.units:
         costs["latency"] = LatencyCost(
             export_base(request.model, request.example),
             reading.space,
@@ -116,7 +144,7 @@ def _costs(
             remember=lambda a, value: journal.record_cost("latency", a, value),
             fallback=lambda a: _exported(request, scorer.build(a)),
         )
-    return {b.unit: costs[b.unit] for b in request.budgets}
+    return {unit: costs[unit] for unit in request.units}
 
 
 def _exported(request: Request, model: nn.Module) -> bytes:
@@ -128,19 +156,19 @@ def _exported(request: Request, model: nn.Module) -> bytes:
 def _search(
     request: Request,
     reading: Reading,
-    budgets: Sequence[ResolvedBudget],
+    goals: Sequence[Sequence[ResolvedBudget]],
     scorer: Scorer,
     journal: Journal,
     guide: Guide,
     progress: Progress,
-) -> SearchResult:
-    options, limits = request.options, [b.limit() for b in budgets]
+) -> tuple[SearchResult, ...]:
+    options, limits = request.options, [[b.limit() for b in goal] for goal in goals]
     known = journal.outcomes()
     scorer.resume(known)
     watcher = _Watcher(options.evaluations, limits, known, progress)
 
     def note(architecture: Architecture, outcome: Outcome) -> None:
-        costs = {limit.cost.unit: float(limit.cost(architecture)) for limit in limits}
+        costs = {limit.cost.unit: float(limit.cost(architecture)) for limit in limits[0]}
         images = scorer.given_up(architecture)
         if images is not None:
             note_given_up(journal, architecture, images)
@@ -148,38 +176,39 @@ def _search(
         watcher.add(architecture, outcome)
 
     settings, evaluations, seed = SearchSettings(), options.evaluations, options.seed
-    problem = state_problem(
+    note_start(journal, state_problem(
         reading.space, limits, settings,
         evaluations=evaluations, seed=seed, hints=guide.hints, probed=guide.probe is not None,
-    )  # fmt: skip
-    note_start(journal, problem)
-    return layer_nas(
-        sizes=reading.space.sizes,
-        limits=limits,
-        score=scorer,
-        settings=settings,
-        evaluations=evaluations,
-        seed=seed,
-        known=known,
-        on_outcome=note,
-        names=[layer.name for layer in reading.space.layers],
-        hints=guide.hints,
-        probe=guide.probe and recalled(guide.probe, journal),
-    )
+    ))  # fmt: skip
+    problem: dict[str, Any] = {
+        "sizes": reading.space.sizes,
+        "score": scorer,
+        "settings": settings,
+        "evaluations": evaluations,
+        "seed": seed,
+        "known": known,
+        "on_outcome": note,
+        "names": [layer.name for layer in reading.space.layers],
+        "hints": guide.hints,
+        "probe": guide.probe and recalled(guide.probe, journal),
+    }
+    if request.frontier:
+        return layer_nas_frontier(budgets=limits, **problem)
+    return (layer_nas(limits=limits[0], **problem),)
 
 
 class _Watcher:
-    """Tells how far the search is and what the best score within the limits is."""
+    """Tells how far the search is and what the best scores within the limits are."""
 
     def __init__(
         self,
         total: int,
-        limits: Sequence[Limit],
+        limits: Sequence[Sequence[Limit]],
         known: Known,
         progress: Progress,
     ) -> None:
         self._total, self._limits, self._progress = total, limits, progress
-        self._best: float | None = None
+        self._best: list[float | None] = [None] * len(limits)
         self._done = 0
         earlier = [(a, outcome) for a, outcomes in known.items() for outcome in outcomes]
         for architecture, outcome in earlier[:total]:
@@ -194,16 +223,16 @@ class _Watcher:
     def _note(self, architecture: Architecture, outcome: Outcome) -> None:
         self._done += 1
         score = outcome.score
-        if score is None or (self._best is not None and score <= self._best):
-            return
-        if self._inside(architecture):
-            self._best = score
-
-    def _inside(self, architecture: Architecture) -> bool:
-        return all(limit.cost(architecture) <= limit.high for limit in self._limits)
+        for place, (best, limits) in enumerate(zip(self._best, self._limits, strict=True)):
+            if score is None or (best is not None and score <= best):
+                continue
+            if all(limit.holds(limit.cost(architecture)) for limit in limits):
+                self._best[place] = score
 
     def _tell(self, more: str) -> None:
-        best = "" if self._best is None else f"best score in budget {self._best:.4f}"
+        texts = ["–" if best is None else f"{best:.4f}" for best in self._best]
+        known = any(best is not None for best in self._best)
+        best = f"best score in budget {' / '.join(texts)}" if known else ""
         note = ", ".join(part for part in (best, more) if part)
         self._progress(Event("search", min(self._done, self._total), self._total, note))
 
@@ -220,17 +249,17 @@ def _confirmed(
     if latency is None or not isinstance(latency.cost, LatencyCost):
         return result.best
     inside = [
-        c for c in result.scored if all(c.costs[b.budget.unit] <= b.limit().high for b in budgets)
+        c for c in result.scored if all(b.limit().holds(c.costs[b.budget.unit]) for b in budgets)
     ]
     ranked = [result.best, *sorted(inside, key=lambda c: -c.score)]
     tried: list[float] = []
     for candidate in list(dict.fromkeys(c.architecture for c in ranked))[:_CONFIRMED]:
         measured = latency.cost.again(candidate, measure_settings(request, _CONFIRM))
-        if measured <= latency.high:
+        if latency.holds(measured):
             return next(c for c in ranked if c.architecture == candidate)
         tried.append(measured)
     raise InfeasibleError(
         f"the budget {latency.budget} allows {format_cost('latency', latency.high)}, but of the "
         f"{len(tried)} best networks the fastest took {format_cost('latency', min(tried))} when "
-        "measured again; the machine may be busy: run the same command again, or raise the budget"
+        "measured again; the machine may be busy: run the same command again, or widen the budget"
     )

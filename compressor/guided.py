@@ -27,7 +27,7 @@ from compressor.supply import Supply
 from compressor.surrogate import Surrogate
 from compressor.trend import Hints, Trend
 
-_FIRST = 6  # networks scored before the model is asked
+FIRST = 6  # networks scored before the model is asked
 _DRAWS = 1  # draws from the model that are recombined besides what it expects
 _LEAST = 1e-150
 _REST = 8  # networks scored before the next probe, where the steps of the last one did not pay
@@ -55,20 +55,31 @@ class Guided:
         self._surrogate = Surrogate(reach.sizes, deterministic=settings.deterministic)
         self._learned = 0
         self._probe, self._probed = probe, set[Architecture]()
-        self._rested = 0
+        self._asked = self._rested = 0  # of the evaluations, those that were asked for here
 
     def run(self) -> None:
         """Scores networks until the evaluations are spent or nothing new is left."""
-        self._ledger.ask(self._first())
-        while self._ledger.left:
-            around = self._around()
-            batch = around or self._batch(min(self._settings.batch, self._ledger.left))
-            if not batch:
-                return
-            self._ledger.ask_again(batch)
-            if around:
-                better = self._best() not in self._probed
-                self._rested = len(self._ledger.history) + (0 if better else _REST)
+        self.start(min(FIRST, max(1, self._ledger.left // 4)))
+        while self._ledger.left and self.step():
+            pass
+
+    def start(self, count: int) -> None:
+        """Scores the first networks, without asking the model."""
+        before = len(self._ledger.history)
+        self._ledger.ask(self._first(count))
+        self._asked = len(self._ledger.history) - before
+
+    def step(self) -> bool:
+        """Scores the next batch, or steps around the best; False where nothing new is left."""
+        around = self._around()
+        batch = around or self._batch(min(self._settings.batch, self._ledger.left))
+        before = len(self._ledger.history)
+        self._ledger.ask_again(batch)
+        self._asked += len(self._ledger.history) - before
+        if around:
+            better = self._best() not in self._probed
+            self._rested = self._asked + (0 if better else _REST)
+        return bool(batch)
 
     def expected(self, networks: Sequence[Architecture]) -> list[float]:
         """The scores that are expected of networks, noise taken out as far as possible."""
@@ -76,9 +87,8 @@ class Guided:
         means, _ = self._predicted(networks)
         return [float(mean) for mean in means]
 
-    def _first(self) -> list[Architecture]:
+    def _first(self, count: int) -> list[Architecture]:
         """The evenly filled network and random ones, or the best by several views of the hints."""
-        count = min(_FIRST, max(1, self._ledger.left // 4))
         first = dict.fromkeys(self._hinted_at(count)) if self._hinted else {}
         first.setdefault(self._reach.witness)
         while len(first) < count:
@@ -107,7 +117,7 @@ class Guided:
     def _around(self) -> list[Architecture]:
         """Some steps away from the best network, where a probe has not been there yet."""
         best = self._best()
-        late = len(self._ledger.history) < self._rested
+        late = self._asked < self._rested
         if self._probe is None or best is None or best in self._probed or late:
             return []
         self._probed.add(best)
@@ -183,9 +193,9 @@ class Guided:
         means, deviations, networks = self._standing(batch)
         gains = _gains(*self._predicted(new), means.max(), self._surrogate.noise)
         gains += self._supply.chances(new)
-        if not self._settings.deterministic:
+        if not self._settings.deterministic and len(means) > 1:
             rivals = np.full(len(means), means.max())
-            rivals[means.argmax()] = np.partition(means, -2)[-2] if len(means) > 1 else -np.inf
+            rivals[means.argmax()] = np.partition(means, -2)[-2]
             closer = rivals - np.abs(means - rivals)
             again = _gains(closer, deviations, rivals, self._surrogate.noise)
             gains, new = np.append(gains, again), [*new, *networks]
@@ -213,11 +223,11 @@ class Guided:
         return means + self._trend.of(places), deviations
 
     def _standing(self, batch: Sequence[Architecture]) -> tuple[Floats, Floats, list[Architecture]]:
-        """What is believed of the networks that were scored, of the band if some are in it."""
+        """What is believed of the networks that were scored, and of the batch: of the eligible."""
         means, deviations = self._surrogate.fitted()
         rows = {a: row for row, (a, _) in enumerate(self._ledger.history)}
         rows |= {a: len(self._ledger.history) + row for row, a in enumerate(batch)}
-        band = {a: row for a, row in rows.items() if self._reach.in_band(a)} or rows
+        band = {a: rows[a] for a in self._ledger.eligible(rows)} or rows
         places = list(band.values())
         expected = means[places] + self._trend.of(np.array(list(band), dtype=np.int64))
         return expected, deviations[places], list(band)

@@ -5,9 +5,10 @@ Knows no torch.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from numbers import Real
@@ -17,7 +18,7 @@ from compressor.cost import Limit
 from compressor.errors import BudgetError, SearchError
 from compressor.moves import Picked, Scored, Watch
 from compressor.outcome import Candidate, Executor, Outcome, SearchResult
-from compressor.reach import Reach
+from compressor.reach import Costs, Reach
 from compressor.settings import SearchSettings
 from compressor.space import Architecture
 
@@ -34,6 +35,10 @@ class Ledger:
 
     Outcomes known beforehand count like the others but are not scored again, so that a resumed
     search passes through the same states as the one that was interrupted.
+
+    Attributes:
+        reach: what the limits leave to choose from.
+        banded: whether networks in the band are preferred to cheaper ones, whatever their score.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class Ledger:
             raise SearchError(f"a search needs at least one evaluation, but got {evaluations}")
         self.reach = reach
         self.watch = watch
+        self.banded = True
         self._judge = partial(judge, score)
         self._evaluations = evaluations
         self._executor = executor
@@ -88,6 +94,21 @@ class Ledger:
         wanted = self.reach.in_band if self.reach.holds_band else self.reach.inside
         return any(wanted(a) for a in self.scores())
 
+    def within(self, reach: Reach) -> Ledger:
+        """The same evaluations, also those still to come, looked at from other limits.
+
+        Networks in the band are not preferred: what keeps these limits may have been looked for
+        under tighter ones.
+        """
+        view = copy.copy(self)
+        view.reach, view.banded = reach, False
+        return view
+
+    def eligible(self, networks: Iterable[Architecture]) -> list[Architecture]:
+        """Those of the networks that can be the answer."""
+        inside = [a for a in networks if self.reach.inside(a)]
+        return (self.banded and [a for a in inside if self.reach.in_band(a)]) or inside
+
     def ask(self, batch: Sequence[Architecture], spare: int = 0) -> None:
         """Scores the networks that are new, in order, until `spare` evaluations are left."""
         self._run([a for a in dict.fromkeys(batch) if a not in self._outcomes], spare)
@@ -110,8 +131,8 @@ class Ledger:
         failed = tuple(
             (a, made[0].reason) for a, made in self._outcomes.items() if self.score(a) is None
         )
-        inside = [c for c in scored if self.reach.inside(c.architecture)]
-        inside = [c for c in inside if self.reach.in_band(c.architecture)] or inside
+        eligible = set(self.eligible(c.architecture for c in scored))
+        inside = [c for c in scored if c.architecture in eligible]
         if not inside:
             raise self._nothing(failed)
         unit = self.reach.limits[0].cost.unit
@@ -190,8 +211,11 @@ def open_ledger(  # noqa: PLR0913 - what every search takes, but for its seed
     known: Known | None,
     on_outcome: OnOutcome | None,
     watch: Watch | None = None,
+    measured: Costs | None = None,
 ) -> Ledger:
     """Checks the form of the problem, then what the limits allow, and opens an empty ledger.
+
+    Args: those of `layer_nas`, and `measured`, which is where to keep measured costs.
 
     Raises:
         InfeasibleError: no network within the limits.
@@ -210,7 +234,7 @@ def open_ledger(  # noqa: PLR0913 - what every search takes, but for its seed
                 f"a layer needs at least one option, but got {size} for layer {name!r}"
             )
     return Ledger(
-        reach=Reach(sizes, limits, settings.tightness, names),
+        reach=Reach(sizes, limits, settings.tightness, names, measured),
         score=score,
         evaluations=evaluations,
         executor=executor,

@@ -10,9 +10,10 @@ from compressor.cost import CostModel, Limit
 from compressor.errors import BudgetError
 from compressor.space import Architecture
 
-# A measured cost moves by a few per cent between measurements: aim below the limit, so that the
-# final measurement stays within it.
-_MEASURED_MARGIN = 0.97
+# A measured cost moves by a few per cent between measurements: aim off the ends, so that the
+# final measurement stays within them.
+_MEASURED_MARGIN = 0.03
+_OF_RANGE = 0.25  # most of a range that the margin takes at each end
 
 
 @dataclass(frozen=True)
@@ -24,17 +25,27 @@ class ResolvedBudget:
         cost: what it limits.
         original: cost of the original network, in the unit's base.
         high: the most that is allowed.
+        low: the least that is allowed; None where there is none.
     """
 
     budget: Budget
     cost: CostModel
     original: float
     high: float
+    low: float | None = None
 
     def limit(self) -> Limit:
         """What the search must stay within."""
-        margin = 1.0 if self.cost.monotone else _MEASURED_MARGIN
-        return Limit(self.cost, self.high * margin)
+        if self.cost.monotone:
+            return Limit(self.cost, self.high, self.low)
+        if self.low is None:
+            return Limit(self.cost, self.high * (1 - _MEASURED_MARGIN))
+        margin = min(_MEASURED_MARGIN * self.high, _OF_RANGE * (self.high - self.low))
+        return Limit(self.cost, self.high - margin, self.low + margin)
+
+    def holds(self, value: float) -> bool:
+        """Whether a network of this cost keeps what was asked for."""
+        return Limit(self.cost, self.high, self.low).holds(value)
 
 
 def resolve_budgets(
@@ -49,8 +60,9 @@ def resolve_budgets(
     for budget in budgets:
         cost = costs[budget.unit]
         whole = cost(original)
-        resolved.append(ResolvedBudget(budget, cost, whole, budget.limit(whole)))
-    if all(r.original <= r.high for r in resolved):
+        high, low = budget.limit(whole), budget.least(whole)
+        resolved.append(ResolvedBudget(budget, cost, whole, high, low))
+    if all(r.holds(r.original) for r in resolved):
         have = ", ".join(
             f"{r.budget.unit} {format_cost(r.budget.unit, r.original)} "
             f"(budget {format_cost(r.budget.unit, r.high)})"

@@ -17,7 +17,14 @@ from compressor.kernels import Effects
 from compressor.outcome import Outcome
 from compressor.space import Architecture
 
-Obstacle: TypeAlias = Literal["above a limit", "outside the band"]
+Obstacle: TypeAlias = Literal["above a limit", "below a limit", "outside the band"]
+
+
+@dataclass(frozen=True)
+class Turned:
+    """Of several budgets: what follows is done for this one."""
+
+    budget: int
 
 
 @dataclass(frozen=True)
@@ -146,6 +153,16 @@ class Asked:
 
 
 Move: TypeAlias = (
-    Scored | Picked | Visited | Dropped | Judged | Recombined | Checked | Probed | Drawn | Asked
+    Turned
+    | Scored
+    | Picked
+    | Visited
+    | Dropped
+    | Judged
+    | Recombined
+    | Checked
+    | Probed
+    | Drawn
+    | Asked
 )
 Watch: TypeAlias = Callable[[Move], None]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from compressor.data import Batches, as_inputs, batches_hash, device_of, on, tensors_hash
-from compressor.delivery import ONNX, deliver, export_again, frontier
+from compressor.deliveries import deliver_all
+from compressor.delivery import ONNX, Found, deliver, export_again
 from compressor.evaluate import Score, checked_score
 from compressor.export import ExportReport
 from compressor.files import JOURNAL, run_folder
@@ -34,6 +35,8 @@ class Result:
         onnx_path: the verified ONNX file.
         run: the run directory.
         summary: everything in `result.json`.
+        points: of a frontier, the result of each of its budgets, the loosest first; all else but
+            `run` is then the loosest's.
     """
 
     model: nn.Module
@@ -41,13 +44,15 @@ class Result:
     onnx_path: Path
     run: Path
     summary: RunSummary
+    points: tuple[Result, ...] = ()
 
 
 def compress(  # noqa: PLR0913  (one call is the whole product; all but three have defaults)
     model: nn.Module,
     example_input: Any,
     *,
-    budget: str | Sequence[str],
+    budget: str | Sequence[str] = (),
+    frontier: str | Sequence[str] | None = None,
     calibration: Batches,
     out: Path | str,
     validation: Batches | None = None,
@@ -73,8 +78,10 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
     Args:
         model: the pretrained network; not touched.
         example_input: a tensor `[N, …]` or a tuple of tensors that the network accepts.
-        budget: `"madds=50%"`, `"madds=150M, params=2M"`, `"latency=4ms"`, or several such texts;
-            all hold together.
+        budget: `"madds=50%"`, `"madds=150M, params=2M"`, a range as `"latency=3ms..4ms"`, or
+            several such texts; all hold together. Needed unless there is a `frontier`.
+        frontier: upper limits of one unit, `"madds=90%,80%,70%"`: one search, and for each of
+            them a network in a folder of its own. Together with `budget`, which all of them keep.
         calibration: batches of inputs, with or without targets; a few hundred inputs are enough.
         out: run directory; see the README for what it will hold.
         validation: batches that judge: inputs, or (inputs, integer targets). Without, a quarter
@@ -110,7 +117,7 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
         dict(origin or {}),
     )  # fmt: skip
     request = make_request(
-        model, example_input, budget, calibration, validation, training, score, options
+        model, example_input, (budget, frontier), calibration, validation, training, score, options
     )
     watch = Stopwatch()
     with run_folder(Path(out)) as folder:
@@ -121,14 +128,15 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
         with _journal(folder, request, reading) as journal:
             found = find(request, reading, base_score, journal, watch, progress)
         progress(Event("export", 0, None, "writing and verifying ONNX"))
-        summary = deliver(request, found, folder, watch)
-    return Result(
-        model=found.model,
-        frontier=frontier(reading, found.search.frontier),
-        onnx_path=folder / ONNX,
-        run=folder,
-        summary=summary,
-    )
+        if not request.frontier:
+            return _result(found[0], folder, deliver(request, found[0], folder, watch))
+        delivered = deliver_all(request, found, folder, watch)
+    points = tuple(_result(f, p, s) for f, (p, s) in zip(found, delivered, strict=True))
+    return replace(points[0], run=folder, points=points)
+
+
+def _result(found: Found, folder: Path, summary: RunSummary) -> Result:
+    return Result(found.model, summary.frontier, folder / ONNX, folder, summary)
 
 
 def inspect(
@@ -206,6 +214,8 @@ def _fingerprint(request: Request, reading: Reading) -> dict[str, Any]:
     }
     if request.validation is not None:
         print_["validation data"] = batches_hash(request.validation)
-    if any(b.unit == "latency" for b in request.budgets):
+    if request.frontier:
+        print_["frontier"] = sorted(str(b) for b in request.frontier)
+    if "latency" in request.units:
         print_ |= {"threads": options.threads, "provider": options.provider}
     return print_

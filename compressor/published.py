@@ -36,8 +36,10 @@ class Published:
         self._parents, self._children = _allotment(reach.sizes, ledger.left, settings)
         self._buckets = Buckets(reach, settings.buckets)
         # networks above the limits are scored too, so some evaluations are set aside for networks
-        # that can be the answer
+        # that can be the answer, unless there are enough for all networks
         self._reserve = max(1, ledger.left // 10)
+        if math.prod(reach.sizes) <= ledger.left:
+            self._reserve = 0
 
     def run(self) -> None:
         """Rounds until nothing is untried or the evaluations are spent."""
@@ -93,12 +95,12 @@ class Published:
         return obstacle is None
 
     def _network(self, prefix: Architecture) -> Architecture | None:
-        """The network in which the prefix is judged; None where it is whole and above a limit."""
+        """The network in which the prefix is judged; None where it is whole and outside."""
         network = self._reach.filled(prefix)
-        whole = len(prefix) == self._layers
-        if not whole or self._reach.inside(network):
+        obstacle = self._reach.broken(network) if len(prefix) == self._layers else None
+        if obstacle is None:
             return network
-        self._tell(Dropped(prefix, "above a limit"))
+        self._tell(Dropped(prefix, obstacle))
         return None
 
     def _keep(self, prefix: Architecture, network: Architecture) -> None:

@@ -7,21 +7,20 @@ alone, once for each. Knows no torch.
 
 from __future__ import annotations
 
-import itertools
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from compressor.budget import format_cost
-from compressor.cost import BatchCost, Limit
-from compressor.errors import InfeasibleError
+from compressor.cost import Limit, is_exact
 from compressor.moves import Obstacle
 from compressor.space import Architecture
+from compressor.witness import find_witness
 
-_ENUMERATED = 4096  # spaces of up to so many networks are looked through for a network in the band
-_ATTEMPTS = 64  # random fillings tried in larger spaces
 _DRAWS = 200  # uniform draws tried before a network is grown in random order instead
-_MEASURED = 256  # networks measured before a measured limit counts as out of reach
+_CHANGES = 8  # changed witnesses tried where nothing grows into the limits
+
+Costs = dict[tuple[str, Architecture], float]
+"""Unit and network to a measured cost."""
 
 Step = tuple[int, int]
 """A layer, and the option that it is raised to."""
@@ -30,12 +29,14 @@ Step = tuple[int, int]
 class Reach:
     """Answers what can still be reached from a prefix.
 
-    A network is *inside* where every cost is at most its limit, and *in the band* where besides
-    some cost is at least `tightness` times its limit.
+    A network is *inside* where every cost keeps its limit, and *in the band* where besides some
+    cost is at least `tightness` times the most that it may be, or has a least of its own.
 
     Attributes:
         sizes: number of options of each layer.
         limits: costs with their limits.
+        tables, untabled: those of monotone costs, and the others.
+        names: of the layers, for messages; may be empty.
         smallest, original: the networks of first and of last options.
         witness: a network inside, in the band wherever one was found there.
         exact: whether all costs are exact and cheap: monotone ones, or asked of many at once.
@@ -51,8 +52,16 @@ class Reach:
         limits: Sequence[Limit],
         tightness: float,
         names: Sequence[str] | None = None,
+        measured: Costs | None = None,
     ) -> None:
         """Finds a witness.
+
+        Args:
+            sizes: number of options of each layer.
+            limits: costs with their limits.
+            tightness: share of a limit from which on a network is in the band.
+            names: of the layers, for messages.
+            measured: where to keep measured costs; several of one kind can share it.
 
         Raises:
             InfeasibleError: no network within the limits was found.
@@ -62,20 +71,20 @@ class Reach:
         self.tightness = tightness
         self.smallest: Architecture = (0,) * len(self.sizes)
         self.original: Architecture = tuple(n - 1 for n in self.sizes)
-        self._names = tuple(names or ())
-        self._tables = [limit for limit in self.limits if limit.cost.monotone]
-        self._measured = [limit for limit in self.limits if not limit.cost.monotone]
-        self._seen: dict[tuple[str, Architecture], float] = {}
-        self._require(self._tables, [self.smallest])
+        self.names = tuple(names or ())
+        self.tables = [limit for limit in self.limits if limit.cost.monotone]
+        self.untabled = [limit for limit in self.limits if not limit.cost.monotone]
+        self._ranged = any(limit.low is not None for limit in self.limits)
+        self._seen: Costs = {} if measured is None else measured
         self.exact = all(is_exact(limit) for limit in self.limits)
-        self.witness = self._find_witness()
+        self.witness = find_witness(self)
         self.holds_band = self.exact and self.in_band(self.witness)
-        self.banded = self.holds_band and not self._measured
+        self.banded = self.holds_band and not self.untabled
 
     @property
     def key(self) -> Limit:
         """The limit whose cost sorts prefixes into buckets: the first with a table, if any."""
-        return (self._tables or list(self.limits))[0]
+        return (self.tables or list(self.limits))[0]
 
     def cost(self, limit: Limit, architecture: Architecture) -> float:
         """Cost in the unit's base; a measured cost is asked for once for each network."""
@@ -92,9 +101,24 @@ class Reach:
 
     def inside(self, architecture: Architecture) -> bool:
         """Whether the network keeps every limit; tables are asked before measurements."""
-        return all(
-            self.cost(limit, architecture) <= limit.high for limit in self._tables + self._measured
-        )
+        return self.broken(architecture) is None
+
+    def broken(self, architecture: Architecture) -> Obstacle | None:
+        """On which side of the first limit that it does not keep a network is."""
+        for limit in self.tables + self.untabled:
+            cost = self.cost(limit, architecture)
+            if not limit.holds(cost):
+                return "above a limit" if cost > limit.high else "below a limit"
+        return None
+
+    def keeps(self, limits: Iterable[Limit], architecture: Architecture) -> bool:
+        """Whether the network keeps these limits."""
+        return all(limit.holds(self.cost(limit, architecture)) for limit in limits)
+
+    def above(self, architecture: Architecture) -> bool:
+        """Whether some cost is more than it may be; tables are asked before measurements."""
+        limits = self.tables + self.untabled
+        return any(self.cost(limit, architecture) > limit.high for limit in limits)
 
     def filling(self, architecture: Architecture) -> float:
         """Largest share that the network takes of a limit."""
@@ -102,7 +126,11 @@ class Reach:
 
     def in_band(self, architecture: Architecture) -> bool:
         """Whether the network is inside and uses what it may."""
-        return self.inside(architecture) and self.filling(architecture) >= self.tightness
+        return self.inside(architecture) and self._fills(architecture)
+
+    def _fills(self, architecture: Architecture) -> bool:
+        """Whether a network inside uses what it may: ranges say it themselves."""
+        return self._ranged or self.filling(architecture) >= self.tightness
 
     def reachable(self, prefix: Architecture) -> bool:
         """Whether some completion may still be an answer; costs no evaluation."""
@@ -111,14 +139,20 @@ class Reach:
     def obstacle(self, prefix: Architecture) -> Obstacle | None:
         """What no completion of a prefix gets past, if there is such a thing.
 
-        Bounds: the cheapest completion must keep every table's limit, and where the band is known
-        to hold a network, the most expensive completion must reach it.
+        Bounds, from tables alone: the cheapest completion must not be above, the most expensive
+        one not below a limit, and where the band is known to hold a network, it must reach it.
         """
         cheapest = prefix + self.smallest[len(prefix) :]
-        if not _keeps(self._tables, cheapest):
+        if _above(self.tables, cheapest):
             return "above a limit"
-        short = self.banded and self.filling(self.filled(prefix)) < self.tightness
+        if self._below(self.filled(prefix)):
+            return "below a limit"
+        short = self.banded and not self._fills(self.filled(prefix))
         return "outside the band" if short else None
+
+    def _below(self, network: Architecture) -> bool:
+        """Whether a table says that the network has less than it must."""
+        return any(t.low is not None and t.cost(network) < t.low for t in self.tables)
 
     def filled(self, prefix: Architecture) -> Architecture:
         """The prefix with the undecided layers at the original."""
@@ -135,18 +169,19 @@ class Reach:
         monotone. With tables alone, single options are then raised up to the band.
 
         Returns:
-            The network, or None where the chain's cheapest one is above a limit.
+            The network, or None where none was found; there may be one off the chain.
         """
-        chain = self._even_steps(len(prefix)) if steps is None else steps
+        chain = self.even_steps(len(prefix)) if steps is None else steps
         base = prefix + self.smallest[len(prefix) :]
 
         def element(length: int) -> Architecture:
-            return _raised(base, chain[:length])
+            return self.raised(chain[:length], base)
 
-        top = _last(lambda n: _keeps(self._tables, element(n)), len(chain))
-        if top is None or not self._measured:
-            return None if top is None else self._top_up(element(top), len(prefix))
-        return self._measured_fit(element, top)
+        top = _last(lambda n: not _above(self.tables, element(n)), len(chain))
+        if top is None or self.untabled:
+            return None if top is None else self._measured_fit(element, top)
+        network = self._top_up(element(top), len(prefix))
+        return network if self.inside(network) else None
 
     def _measured_fit(
         self, element: Callable[[int], Architecture], top: int
@@ -154,20 +189,25 @@ class Reach:
         """An element of 0..top of a chain inside the limits; stops as soon as it is in the band.
 
         Each look is a measurement, so the next one is interpolated; every third one halves the
-        rest, so that a curved cost cannot stall.
+        rest, so that a curved cost cannot stall. The ends are looked at in any case: a measured
+        cost may fall where the options rise.
         """
-        if not self.inside(element(0)) or self.inside(element(top)):
-            return element(top) if self.inside(element(0)) else None
+        found = element(0) if self.inside(element(0)) else None
+        if self.inside(element(top)):
+            return element(top)
+        if found is None and (self.above(element(0)) or not self.above(element(top))):
+            return None
         low, high, looks = 0, top, 0
-        while high - low > 1 and not self.in_band(element(low)):
+        while high - low > 1 and not (found is not None and self.in_band(found)):
             below, above = self.filling(element(low)), self.filling(element(high))
             share = 0.5
             if looks % 3 < 2 and below < above < math.inf:
                 share = ((1 + self.tightness) / 2 - below) / (above - below)
             middle = min(high - 1, max(low + 1, low + round(share * (high - low))))
-            low, high = (middle, high) if self.inside(element(middle)) else (low, middle)
+            low, high = (low, middle) if self.above(element(middle)) else (middle, high)
+            found = element(middle) if self.inside(element(middle)) else found
             looks += 1
-        return element(low)
+        return found
 
     def measured(self, limit: Limit) -> dict[Architecture, float]:
         """What was measured so far for a limit without a table, in the order of measuring."""
@@ -180,7 +220,20 @@ class Reach:
                 network = tuple(rng.randrange(size) for size in self.sizes)
                 if self.in_band(network):
                     return network
-        return self.random_network(rng)
+        grown = self.random_network(rng)
+        if grown is None or (grown == self.witness and not self.holds_band):
+            return self._changed_witness(rng) or grown
+        return grown
+
+    def _changed_witness(self, rng: random.Random) -> Architecture | None:
+        """A network inside that differs from the witness in a random part of the layers."""
+        for _ in range(_CHANGES):
+            share = rng.random()
+            pairs = zip(self.witness, self.sizes, strict=True)
+            network = tuple(rng.randrange(n) if rng.random() < share else o for o, n in pairs)
+            if self.inside(network):
+                return network
+        return None
 
     def random_network(self, rng: random.Random) -> Architecture | None:
         """A network inside, grown from the smallest in random order."""
@@ -192,92 +245,45 @@ class Reach:
             steps[place] = (layer, heights[layer])
         return self.complete((), steps)
 
-    def _even_steps(self, first: int) -> list[Step]:
+    def raised(self, steps: Iterable[Step], base: Architecture | None = None) -> Architecture:
+        """A network, the smallest unless given, with some layers at other options."""
+        options = list(self.smallest if base is None else base)
+        for layer, option in steps:
+            options[layer] = option
+        return tuple(options)
+
+    def even_steps(self, first: int = 0) -> list[Step]:
         """Steps of the undecided layers, ordered by the share of its options a layer has."""
         steps = [(i, o) for i in range(first, len(self.sizes)) for o in range(1, self.sizes[i])]
         return sorted(steps, key=lambda step: (step[1] / (self.sizes[step[0]] - 1), step[0]))
 
     def _top_up(self, network: Architecture, first: int) -> Architecture:
         """Raises single options of layers from `first` on until the network is in the band."""
-        while self.filling(network) < self.tightness:
+        while not self.in_band(network):
             larger = [
-                _raised(network, [(i, network[i] + 1)])
+                self.raised([(i, network[i] + 1)], network)
                 for i in range(first, len(network))
                 if network[i] < self.original[i]
             ]
-            larger = [n for n in larger if self.inside(n)]
+            larger = [n for n in larger if not self.above(n)]
             if not larger:
                 break
-            network = max(larger, key=self.filling)
+            network = max(larger, key=lambda n: (-self.shortfall(n), self.filling(n)))
         return network
 
-    def _find_witness(self) -> Architecture:
-        even = self.complete(())
-        if even is None:
-            return self._require(self._measured, self._cheap_networks())
-        if not self.exact or self.in_band(even):
-            return even
-        others: Iterable[Architecture | None]
-        if math.prod(self.sizes) <= _ENUMERATED:
-            others = itertools.product(*map(range, self.sizes))
-        else:
-            rng = random.Random(0)  # noqa: S311
-            others = (self.random_network(rng) for _ in range(_ATTEMPTS))
-        return next((n for n in others if n is not None and self.in_band(n)), even)
-
-    def _cheap_networks(self) -> Iterator[Architecture]:
-        """Networks to measure before giving up: the even chain, then, in small spaces, all."""
-        chain = self._even_steps(0)
-        found = (_raised(self.smallest, chain[:n]) for n in range(min(len(chain), 64) + 1))
-        small = math.prod(self.sizes) <= _MEASURED
-        rest = itertools.product(*map(range, self.sizes)) if small else iter(())
-        for network in itertools.chain(found, rest):
-            if _keeps(self._tables, network):
-                yield network
-
-    def _require(self, limits: Sequence[Limit], networks: Iterable[Architecture]) -> Architecture:
-        """The first network that keeps the given limits."""
-        seen: list[Architecture] = []
-        for network in networks:
-            if all(self.cost(limit, network) <= limit.high for limit in limits):
-                return network
-            seen.append(network)
-        worst = max(limits, key=lambda t: min(_share(self.cost(t, n), t.high) for n in seen))
-        raise self._infeasible(worst, min(self.cost(worst, n) for n in seen))
-
-    def _infeasible(self, limit: Limit, cheapest: float) -> InfeasibleError:
-        unit = limit.cost.unit
-        shown = [format_cost(unit, value) for value in (limit.high, cheapest)]
-        if shown[0] == shown[1]:
-            shown = [repr(limit.high), repr(cheapest)]
-        few = ", ".join(map(repr, self._names[:3])) + (", …" if len(self._names) > 3 else "")
-        layers = f"{len(self.sizes)} search layers" + (f" ({few})" if few else "")
-        return InfeasibleError(
-            f"a limit must not be below what the search layers can reach, but {unit} is limited to "
-            f"{shown[0]} and the cheapest network found has {shown[1]}, with {layers} to choose "
-            f"from; raise the limit of {unit} to {shown[1]} or more, or let more layers shrink"
-        )
+    def shortfall(self, network: Architecture) -> float:
+        """How much the costs lack of the least that they must have, in shares of it."""
+        ranges = [(limit, limit.low) for limit in self.limits if limit.low]
+        return sum(max(0.0, 1 - self.cost(limit, network) / low) for limit, low in ranges)
 
 
-def is_exact(limit: Limit) -> bool:
-    """Whether a cost is a table that answers in microseconds, not a measurement."""
-    return limit.cost.monotone or isinstance(limit.cost, BatchCost)
-
-
-def _keeps(tables: Iterable[Limit], network: Architecture) -> bool:
-    return all(table.cost(network) <= table.high for table in tables)
+def _above(tables: Iterable[Limit], network: Architecture) -> bool:
+    return any(table.cost(network) > table.high for table in tables)
 
 
 def _share(cost: float, high: float) -> float:
     """Share of the limit; a limit of zero that is kept is full."""
     return cost / high if high > 0 else 1.0
-
-
-def _raised(network: Architecture, steps: Iterable[Step]) -> Architecture:
-    options = list(network)
-    for layer, option in steps:
-        options[layer] = option
-    return tuple(options)
 
 
 def _last(test: Callable[[int], bool], high: int) -> int | None:

@@ -6,13 +6,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from urllib.parse import quote
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from compressor.budget import UNITS, format_cost
 from compressor.charts import Axes, Point, profile, scatter, share_bar
 from compressor.files import write_text
+from compressor.overview import Overview
 from compressor.result import Figures, FrontierPoint, LayerRow, RunSummary, Setting
 
 FILE_NAME = "report.html"
@@ -29,19 +31,12 @@ def write_report(summary: RunSummary, path: Path) -> Path:
 
 def render(summary: RunSummary) -> str:
     """The report's HTML; needs no network, no script and no other file to be read."""
-    source = resources.files("compressor").joinpath("report.html.j2").read_text(encoding="utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(source).render(
+    return _template("report.html.j2").render(
         run=summary,
-        name=Path(str(summary.settings.get("target") or "the network")).name,
+        name=_target(summary.settings),
         sentence=sentence(summary),
         comparison=list(comparison(summary.base, summary.best, score_of(summary))),
-        budgets=[
-            (b, format_cost(b.unit, b.limit), format_cost(b.unit, b.reached))
-            for b in summary.budgets
-        ],
+        budgets=[(b, b.allowed, format_cost(b.unit, b.reached)) for b in summary.budgets],
         frontier=_frontier_chart(summary),
         search=_search_chart(summary),
         profile=_profile_chart(summary.widths),
@@ -49,6 +44,69 @@ def render(summary: RunSummary) -> str:
         share_bar=share_bar,
         facts=list(_facts(summary)),
     )
+
+
+def write_overview(overview: Overview, path: Path) -> Path:
+    """Writes the report of a frontier: its table, with links to the reports of its networks.
+
+    Raises:
+        RunError: the place cannot be written.
+    """
+    return write_text(path, render_overview(overview))
+
+
+def render_overview(overview: Overview) -> str:
+    """The HTML of a frontier's report."""
+    titles, *rows = overview_table(overview)
+    links = [None, *(f"{quote(row.folder)}/{FILE_NAME}" for row in overview.rows)]
+    unit = overview.rows[0].budget.partition("=")[0]
+    found = [p for row in overview.rows for p in _point(row.best, unit, row.budget, "pick")]
+    line = sorted((p.x, p.y) for p in found)
+    points = [*found, *_point(overview.base, unit, "original", "original")]
+    return _template("frontier.html.j2").render(
+        run=overview,
+        name=_target(overview.settings),
+        titles=titles,
+        rows=list(zip(links, rows, strict=True)),
+        chart=scatter(points, _axes(unit), line),
+    )
+
+
+def overview_table(overview: Overview) -> Iterator[tuple[str, ...]]:
+    """Titles, then the original, then each network of a frontier, as texts."""
+    score = overview.settings.get("score")
+    yield (
+        "Budget", f"Score ({score})" if score else "Score", "MAdds", "Parameters",
+        "ONNX Runtime latency", "Folder",
+    )  # fmt: skip
+    base = overview.base
+    for name, figures, folder in [
+        ("original", base, "–"),
+        *((row.budget, row.best, row.folder) for row in overview.rows),
+    ]:
+        latency = figures.latency_ms
+        yield (
+            name,
+            _score(figures.score),
+            f"{_count(figures.madds)} ({figures.madds / max(base.madds, 1):.1%})",
+            f"{_count(figures.params)} ({figures.params / max(base.params, 1):.1%})",
+            "–" if latency is None else _milliseconds(latency),
+            folder,
+        )
+
+
+def _template(name: str) -> Template:
+    folder = resources.files("compressor")
+    loader = FunctionLoader(lambda file: folder.joinpath(file).read_text(encoding="utf-8"))
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=loader,
+    )  # fmt: skip
+    return environment.get_template(name)
+
+
+def _target(settings: Mapping[str, Setting]) -> str:
+    return Path(str(settings.get("target") or "the network")).name
 
 
 @dataclass(frozen=True)
@@ -164,13 +222,14 @@ def _frontier_chart(summary: RunSummary) -> Markup:
 
 def _search_chart(summary: RunSummary) -> Markup:
     limit = summary.budgets[0].limit if summary.budgets else float("inf")
+    low = summary.budgets[0].low if summary.budgets else None
     points: list[Point] = []
     line: list[tuple[float, float]] = []
     best = float("-inf")
     for row in summary.scored:
         if row.score is None:
             continue
-        inside = row.cost <= limit
+        inside = row.cost <= limit and (low is None or row.cost >= low)
         cost = format_cost(_unit(summary), row.cost)
         title = f"evaluation {row.order}: score {_score(row.score)}, {cost}"
         points.append(Point(row.order, row.score, title, "front" if inside else "dot"))

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from compressor.budget import Budget, parse_budgets
+from compressor.budget import Budget, parse_goals
 from compressor.counting import evaluating, forward
 from compressor.data import Batches, Inputs, as_inputs, device_of, divided, keep, on, split, steady
 from compressor.errors import DataError, UsageError
@@ -70,6 +70,7 @@ class Request:
         model: the original network; never touched.
         example: inputs `[N, …]`.
         budgets: limits that hold together.
+        frontier: limits that hold in turn, each together with `budgets`; empty for one network.
         calibration: batches for BatchNorm statistics and for comparing ONNX with torch.
         validation: batches that a `Judge` shows; None where the user's own score judges.
         training: batches for fine-tuning, or None.
@@ -85,6 +86,17 @@ class Request:
     training: Batches | None
     score: Score
     options: Options
+    frontier: tuple[Budget, ...] = ()
+
+    @property
+    def goals(self) -> tuple[tuple[Budget, ...], ...]:
+        """For each network that is asked for, what it must keep."""
+        return tuple((own, *self.budgets) for own in self.frontier) or (self.budgets,)
+
+    @property
+    def units(self) -> frozenset[str]:
+        """Units of everything that is limited."""
+        return frozenset(budget.unit for goal in self.goals for budget in goal)
 
     @property
     def score_name(self) -> str:
@@ -95,7 +107,7 @@ class Request:
 def make_request(
     model: nn.Module,
     example_input: Any,
-    budget: Any,
+    goals: tuple[Any, Any],
     calibration: Any,
     validation: Any,
     training: Any,
@@ -104,6 +116,8 @@ def make_request(
 ) -> Request:
     """Checks everything that can be checked without work.
 
+    The goals are the texts of the budgets and of the frontier, of which one may be missing.
+
     Raises:
         UsageError: or one of its kinds, naming what was wrong.
     """
@@ -111,7 +125,12 @@ def make_request(
         raise DataError(f"the model must be a torch.nn.Module, but got {type(model).__name__}")
     check_provider(options.provider)
     example = on(device_of(model), as_inputs(example_input))
-    budgets = parse_budgets(budget)
+    budgets, frontier = parse_goals(*goals)
+    if len(frontier) > options.evaluations:
+        raise UsageError(
+            "a frontier needs an evaluation for each of its budgets, but got "
+            f"{len(frontier)} budgets and {options.evaluations} evaluations; allow more evaluations"
+        )
     calibrating = keep(steady(calibration), "calibration data")
     own = callable(score)
     if not own and validation is None:
@@ -120,7 +139,9 @@ def make_request(
     kept = None if training is None else keep(training, "training data")
     _try_batch(model, example, calibrating)
     judging = score if callable(score) else make_judge(score, judged_on or (), model)
-    return Request(model, example, budgets, calibrating, judged_on, kept, judging, options)
+    return Request(
+        model, example, budgets, calibrating, judged_on, kept, judging, options, frontier
+    )
 
 
 def _try_batch(model: nn.Module, example: Inputs, calibration: Batches) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from compressor.budget import format_cost
 from compressor.errors import RunError
 from compressor.files import write_text
 from compressor.plain import decode, encode
@@ -79,17 +80,25 @@ class BudgetRow:
         requested: the budget's text, for example `madds=50%`.
         limit: the most that was allowed.
         reached: the cost of the compressed network.
+        low: the least that was allowed; None where there was none.
     """
 
     unit: str
     requested: str
     limit: float
     reached: float
+    low: float | None = None
 
     @property
     def met(self) -> bool:
         """Whether the network is within the limit."""
-        return self.reached <= self.limit
+        return self.reached <= self.limit and (self.low is None or self.reached >= self.low)
+
+    @property
+    def allowed(self) -> str:
+        """The limit for people: `20.3M`, or `18.1M to 20.3M`."""
+        least = "" if self.low is None else f"{format_cost(self.unit, self.low)} to "
+        return least + format_cost(self.unit, self.limit)
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from compressor.cost import CostModel, Limit, SizeTable
-from compressor.errors import CompressorError, RunError, SearchError
+from compressor.errors import BudgetError, CompressorError, RunError, SearchError
 from compressor.files import JOURNAL
+from compressor.frontier import layer_nas_frontier
 from compressor.journal import Journal
 from compressor.outcome import Judge, Outcome, by_network
 from compressor.recall import recalled
 from compressor.recorder import Recorder
 from compressor.search import layer_nas
-from compressor.search_notes import Problem, Start, read_given_up, read_starts, versions
+from compressor.search_notes import (
+    Problem,
+    Start,
+    StoredLimit,
+    read_given_up,
+    read_starts,
+    versions,
+)
 from compressor.space import Architecture
 from compressor.steps import Probe
 from compressor.trace import Trace, TracedLimit
@@ -45,15 +54,15 @@ def read_trace(run: Path | str, search: int | None = None) -> Trace:
         start = starts[place - 1]
         recorded = journal.evaluations()
         end = starts[place].known if place < len(starts) else len(recorded)
-        limits = _limits(start.problem, journal.cost)
-        recorder = Recorder(limits, read_given_up(journal))
+        budgets = _budgets(start.problem, journal.cost)
+        recorder = Recorder(budgets, read_given_up(journal))
         probe = recalled(_unknown_around, journal) if start.problem.probed else None
-        _replay(start.problem, limits, recorded[:end], probe, recorder)
+        _replay(start.problem, budgets, recorded[:end], probe, recorder)
     _compare(start, recorded[:end], recorder)
     problem = start.problem
     return Trace(
         layers=problem.layers,
-        limits=tuple(TracedLimit(x.unit, x.high, x.table is None) for x in problem.limits),
+        budgets=tuple(tuple(map(_traced, limits)) for limits in problem.budgets),
         settings=problem.settings,
         evaluations=problem.evaluations,
         seed=problem.seed,
@@ -62,8 +71,12 @@ def read_trace(run: Path | str, search: int | None = None) -> Trace:
         scored=tuple(recorder.scored),
         visits=recorder.visits,
         recombinations=tuple(recorder.recombinations),
-        pick=recorder.pick,
+        picks=tuple(recorder.picks),
     )
+
+
+def _traced(limit: StoredLimit) -> TracedLimit:
+    return TracedLimit(limit.unit, limit.high, limit.low, limit.table is None)
 
 
 class _JournalEndError(Exception):
@@ -89,43 +102,47 @@ class _Recorded:
         return found
 
 
-def _limits(problem: Problem, recall: Recall) -> list[Limit]:
-    limits = []
-    for stored in problem.limits:
-        cost: CostModel = _Recorded(stored.unit, recall)
-        if stored.table is not None:
-            try:
-                cost = SizeTable(stored.table)
-            except (ValueError, OverflowError) as error:
-                raise _unusable(error) from error
-        limits.append(Limit(cost, stored.high))
-    return limits
+def _budgets(problem: Problem, recall: Recall) -> list[list[Limit]]:
+    try:
+        costs = [_cost(stored, recall) for stored in problem.limits]
+        return [
+            [Limit(cost, x.high, x.low) for cost, x in zip(costs, limits, strict=True)]
+            for limits in problem.budgets
+        ]
+    except (BudgetError, ValueError, OverflowError) as error:
+        raise _unusable(error) from error
+
+
+def _cost(stored: StoredLimit, recall: Recall) -> CostModel:
+    return _Recorded(stored.unit, recall) if stored.table is None else SizeTable(stored.table)
 
 
 def _replay(
     problem: Problem,
-    limits: Sequence[Limit],
+    budgets: Sequence[Sequence[Limit]],
     recorded: _Evaluations,
     probe: Probe | None,
     recorder: Recorder,
 ) -> None:
     """Makes the search again, as far as the journal goes."""
-    known: Mapping[Architecture, tuple[Outcome, ...]] = by_network(recorded)
+    arguments: dict[str, Any] = {
+        "sizes": problem.sizes,
+        "score": _unknown,
+        "settings": problem.settings,
+        "evaluations": problem.evaluations,
+        "seed": problem.seed,
+        "executor": _nothing,
+        "known": by_network(recorded),
+        "names": [layer.name for layer in problem.layers],
+        "hints": problem.hints,
+        "probe": probe,
+        "watch": recorder,
+    }
     try:
-        layer_nas(
-            sizes=problem.sizes,
-            limits=limits,
-            score=_unknown,
-            settings=problem.settings,
-            evaluations=problem.evaluations,
-            seed=problem.seed,
-            executor=_nothing,
-            known=known,
-            names=[layer.name for layer in problem.layers],
-            hints=problem.hints,
-            probe=probe,
-            watch=recorder,
-        )
+        if problem.frontier:
+            layer_nas_frontier(budgets=budgets, **arguments)
+        else:
+            layer_nas(limits=budgets[0], **arguments)
     except _JournalEndError:
         return
     except SearchError as error:

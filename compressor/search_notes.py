@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from compressor.cost import CostModel, Limit, SizeTable, TableData
+from compressor.cost import Limit, SizeTable, TableData
 from compressor.errors import RunError, SearchError
 from compressor.journal import Journal
 from compressor.plain import decode, encode
@@ -40,6 +40,7 @@ class StoredLimit:
     unit: str
     high: float
     table: TableData | None = None
+    low: float | None = None
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,15 @@ class Problem:
 
     Attributes:
         layers: in forward order.
-        limits: the first orders the frontier.
+        limits: that hold together; the first orders the frontier.
         settings: of the search.
         evaluations: networks to score at most.
         seed: of all draws.
         hints: what each option costs alone, or None.
         probed: whether the best networks were probed; the answers are in the journal.
         versions: of the packages that the course of the search depends on.
+        frontier: where a network is asked for within each of several budgets, the most that each
+            may have of the first cost; empty where one network is asked for.
     """
 
     layers: tuple[NamedLayer, ...]
@@ -65,11 +68,19 @@ class Problem:
     hints: tuple[tuple[float, ...], ...] | None = None
     probed: bool = False
     versions: Mapping[str, str] = field(default_factory=dict)
+    frontier: tuple[float, ...] = ()
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Number of options of each layer."""
         return tuple(len(layer.options) for layer in self.layers)
+
+    @property
+    def budgets(self) -> tuple[tuple[StoredLimit, ...], ...]:
+        """Limits that hold together, for each network that is asked for."""
+        first, *others = self.limits
+        each = tuple((replace(first, high=high), *others) for high in self.frontier)
+        return each or (self.limits,)
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,7 @@ class _GivenUps:
 
 def state_problem(
     space: SearchSpace,
-    limits: Sequence[Limit],
+    budgets: Sequence[Sequence[Limit]],
     settings: SearchSettings,
     *,
     evaluations: int,
@@ -106,16 +117,21 @@ def state_problem(
     hints: Hints | None,
     probed: bool = False,
 ) -> Problem:
-    """The problem as plain values; costs other than a `SizeTable` count as measured."""
+    """The problem as plain values; costs other than a `SizeTable` count as measured.
+
+    Several budgets differ in the most of their first cost alone.
+    """
+    highs = tuple(float(limits[0].high) for limits in budgets)
     return Problem(
         layers=tuple(NamedLayer(x.name, tuple(map(str, x.choices))) for x in space.layers),
-        limits=tuple(StoredLimit(t.cost.unit, float(t.high), _table(t.cost)) for t in limits),
+        limits=tuple(map(_stored, budgets[0])),
         settings=settings,
         evaluations=evaluations,
         seed=seed,
         hints=None if hints is None else tuple(tuple(map(float, row)) for row in hints),
         probed=probed,
         versions=versions(),
+        frontier=highs if len(highs) > 1 else (),
     )
 
 
@@ -185,14 +201,15 @@ def _noted(journal: Journal) -> tuple[Start, ...]:
 def _check(start: Start) -> None:
     """What the types do not say, and the search does not check."""
     problem = start.problem
-    numbers = [limit.high for limit in problem.limits]
+    numbers = [limit.high for limit in problem.limits] + list(problem.frontier)
+    numbers += [limit.low for limit in problem.limits if limit.low is not None]
     numbers += [number for row in problem.hints or () for number in row]
     if not all(map(math.isfinite, numbers)):
         raise _broken("a limit or a hint is not a finite number")
     if (problem.settings.buckets or 0) > _MOST_BUCKETS:
         raise _broken(f"it asks for {problem.settings.buckets} buckets")
-    if not problem.layers:
-        raise _broken("a search has no layers")
+    if not problem.layers or not problem.limits:
+        raise _broken("a search has no layers or no limits")
     for limit in problem.limits:
         if limit.table is None:
             continue
@@ -202,8 +219,10 @@ def _check(start: Start) -> None:
             raise _broken(f"a limit of {limit.unit} has a table of {limit.table.unit}")
 
 
-def _table(cost: CostModel) -> TableData | None:
-    return cost.data if isinstance(cost, SizeTable) else None
+def _stored(limit: Limit) -> StoredLimit:
+    table = limit.cost.data if isinstance(limit.cost, SizeTable) else None
+    low = None if limit.low is None else float(limit.low)
+    return StoredLimit(limit.cost.unit, float(limit.high), table, low)
 
 
 def _broken(finding: str) -> RunError:

@@ -13,11 +13,11 @@ from collections.abc import Container, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.cost import Limit, costs_of
+from compressor.cost import Limit, costs_of, is_exact
 from compressor.cost_guess import CostGuess, single_changes
 from compressor.kernels import Effects, Floats, Networks
 from compressor.moves import Checked, Drawn, Recombined, Watch
-from compressor.reach import Reach, is_exact
+from compressor.reach import Reach
 from compressor.recombine import best_of_each_cost
 from compressor.space import Architecture
 
@@ -28,6 +28,7 @@ _TRIES = 3  # recombinations with corrected costs before other sources are asked
 _MOST = 10.0  # share of a limit from which on costs are all the same to the guess
 _SURE = 1e-9  # least error of a guess, and least chance
 _STRAIN = 1.3  # factor on the weight of a limit that candidates break
+_CANDIDATES = 512  # networks of one recombination that are looked at
 _REPEATS = 10  # random networks in a row that bring nothing new before the space is looked through
 _ENUMERATED = 2**16  # networks of spaces that can be looked through
 _ENUMERATED_MEASURED = 256  # the same where each look is a measurement
@@ -56,6 +57,8 @@ class Supply:
         self._exact = [limit for limit in reach.limits if is_exact(limit)]
         self.measured = [limit for limit in reach.limits if not is_exact(limit)]
         self._limits = self._exact + self.measured
+        self._lows = np.array([_low(limit) for limit in self._limits])
+        self._ranged = any(limit.low is not None for limit in self._limits)
         self._weights = np.full(len(self._limits), 1 / len(self._limits))
         # costs that are only guessed are aimed at as well, but nothing is dropped for them
         self._aims = reach.in_band(reach.witness)
@@ -107,10 +110,8 @@ class Supply:
             if len(self._limits) > 1 and (shares[row] > 1).any():
                 self._weights[row] *= _STRAIN
         self._weights = np.maximum(self._weights / self._weights.sum(), 0.02)
-        good = (shares <= 1).all(axis=0)
-        if self._reach.holds_band:
-            good &= shares.max(axis=0) >= self._reach.tightness
-        return [tuple(row) for row in networks[good].tolist()]
+        full = self._reach.tightness if self._reach.holds_band and not self._ranged else -math.inf
+        return [tuple(row) for row in networks[self._kept(shares, full)].tolist()]
 
     def _candidates(self, effects: Effects) -> Networks:
         """Recombines with the guessed costs, mixed into one where there are several limits."""
@@ -128,13 +129,21 @@ class Supply:
         unit = (top - start) / self._buckets
         steps = np.where(self._real, np.rint((table - cheapest) / unit), 0).astype(np.int64)
         low = self._reach.tightness if len(weights) == 1 else self._reach.tightness * 0.8
+        low = float(weights @ np.maximum(self._lows, 0)) if self._ranged else low
         first = math.floor((low - start - error) / unit) if self._aims else 0
         main = np.where(self._real, effects.main, -np.inf)
         known, window = Effects(main, effects.pairs), (first, self._buckets)
-        networks = best_of_each_cost(known, steps, window)
+        networks = _best(known, best_of_each_cost(known, steps, window))
         if self._watch is not None:
             self._watch(Recombined(known, steps, window, float(start), float(unit), networks))
         return networks
+
+    def _kept(self, shares: Floats, full: float = -math.inf) -> NDArray[np.bool_]:
+        """Which networks keep the exact limits and fill one so far, from shares of these, [N]."""
+        lows = self._lows[: len(self._exact), None]
+        most = shares.max(axis=0, initial=-math.inf)
+        kept: NDArray[np.bool_] = ((shares <= 1) & (shares >= lows) & (most >= full)).all(axis=0)
+        return kept
 
     def _drawn(self) -> Architecture:
         return self._reach.draw(self._rng) or self._reach.witness
@@ -155,10 +164,11 @@ class Supply:
         if math.prod(sizes) > (_ENUMERATED_MEASURED if self.measured else _ENUMERATED):
             return []
         networks = np.indices(sizes).reshape(len(sizes), -1).T
-        shares = [_shares(limit, networks) for limit in self._exact]
-        most = np.max([*shares, np.zeros(len(networks))], axis=0)
-        order = np.argsort(most, kind="stable")
-        return [tuple(row) for row in networks[order[most[order] <= 1]].tolist()]
+        shares = np.zeros((len(self._exact), len(networks)))
+        for row, limit in enumerate(self._exact):
+            shares[row] = _shares(limit, networks)
+        order = np.argsort(shares.max(axis=0, initial=0), kind="stable")
+        return [tuple(row) for row in networks[order[self._kept(shares)[order]]].tolist()]
 
     def _first_guesses(self, bases: Networks) -> list[CostGuess]:
         guesses = [self._exact_guess(limit, bases) for limit in self._exact]
@@ -182,10 +192,12 @@ class Supply:
         chances = np.zeros(len(networks))
         if not networks:
             return chances
-        for guess in self._guesses[len(self._exact) :]:
-            margins = 1 - guess.of(np.array(networks, dtype=np.int64))
-            ratios = margins / max(guess.error, _SURE) / math.sqrt(2)
-            chances += [math.log(max(math.erfc(-r) / 2, _SURE)) for r in ratios.tolist()]
+        places, exact = np.array(networks, dtype=np.int64), len(self._exact)
+        for guess, low in zip(self._guesses[exact:], self._lows[exact:].tolist(), strict=True):
+            error, shares = max(guess.error, _SURE), guess.of(places)
+            ends = [((end - shares) / error / math.sqrt(2)).tolist() for end in (low, 1)]
+            inside = [(math.erfc(-b) - math.erfc(-a)) / 2 for a, b in zip(*ends, strict=True)]
+            chances += [math.log(max(chance, _SURE)) for chance in inside]
         return chances
 
     def _note_measured(self) -> None:
@@ -201,6 +213,18 @@ class Supply:
 
 def _shares(limit: Limit, networks: Networks) -> Floats:
     return _of_limit(limit, costs_of(limit.cost, networks))
+
+
+def _low(limit: Limit) -> float:
+    """The share of the limit that a network must have at least."""
+    return -math.inf if limit.low is None else float(_of_limit(limit, np.array([limit.low]))[0])
+
+
+def _best(effects: Effects, networks: Networks) -> Networks:
+    """Of very many networks those with the largest effects, in the same order."""
+    if len(networks) <= _CANDIDATES:
+        return networks
+    return networks[np.sort(np.argsort(-effects.of(networks), kind="stable")[:_CANDIDATES])]
 
 
 def _of_limit(limit: Limit, costs: Floats) -> Floats:

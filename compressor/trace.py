@@ -24,7 +24,7 @@ believes, or from what the neighbours of the best network gained in a probe; sco
 prefix of a visit of the published strategy; one of its completions at the end."""
 
 Fate: TypeAlias = Literal[
-    "kept", "beaten", "above a limit", "outside the band", "failed", "not scored"
+    "kept", "beaten", "above a limit", "below a limit", "outside the band", "failed", "not scored"
 ]
 """What became of a prefix of the published strategy; `not scored` means that the evaluations were
 spent."""
@@ -32,10 +32,18 @@ spent."""
 
 @dataclass(frozen=True)
 class TracedLimit:
-    """A limit in the unit's base; `measured` where the cost has no table."""
+    """A limit in the unit's base.
+
+    Attributes:
+        unit: of the cost.
+        high: the most.
+        low: the least; None where there is none.
+        measured: whether the cost has no table.
+    """
 
     unit: str
     high: float
+    low: float | None
     measured: bool
 
 
@@ -46,6 +54,7 @@ class Evaluation:
     Attributes:
         number: from 0, in the order of the search.
         architecture: the network.
+        budget: place of the budget that it was made for, in `Trace.budgets`.
         source: where it came from.
         place: of the recombination or visit that it came from, or None.
         expected: of its score before it was known, by the model; None where there was none yet.
@@ -56,11 +65,12 @@ class Evaluation:
         images: after how many it was given up as clearly worse than the best; None where not.
             Its score is an estimate then.
         costs: unit to cost.
-        inside: whether it keeps every limit.
+        keeps: places of the budgets that it keeps.
     """
 
     number: int
     architecture: Architecture
+    budget: int
     source: Source
     place: int | None
     expected: float | None
@@ -70,7 +80,7 @@ class Evaluation:
     repeat: int
     images: int | None
     costs: Mapping[str, float]
-    inside: bool
+    keeps: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,7 @@ class Recombination:
 
     Attributes:
         before: number of the evaluation that it was made for.
+        budget: place of the budget under which it was made.
         source: whose effects were recombined.
         layers: how many prefixes each layer saw.
         proposed: networks that came out.
@@ -87,6 +98,7 @@ class Recombination:
     """
 
     before: int
+    budget: int
     source: Source
     layers: tuple[Counts, ...]
     proposed: int
@@ -155,7 +167,7 @@ class Visit:
 
 @dataclass(frozen=True)
 class Pick:
-    """The answer, and how it came to be.
+    """The answer of one budget, and how it came to be.
 
     Attributes:
         architecture: of the answer.
@@ -166,7 +178,8 @@ class Pick:
         second: the next best of them, or None.
         second_merit: by the same measure.
         recombination: place of the one that is told in `path` and `rows`: the one that brought
-            the answer, else the last one; None where nothing was recombined.
+            the answer, perhaps under another budget, else the last one under this budget; None
+            where nothing was recombined.
         path: where the answer's prefixes stood in it; empty where one was out of its reach.
         rows: its rows, layer by layer.
     """
@@ -189,7 +202,8 @@ class Trace:
 
     Attributes:
         layers: names and options, in forward order.
-        limits: the first orders the frontier.
+        budgets: limits that hold together, for each network that was asked for: one, but for a
+            frontier. The first limit orders the scored networks.
         settings: of the search.
         evaluations: networks that it was allowed to score.
         seed: of all draws.
@@ -198,11 +212,12 @@ class Trace:
         scored: every evaluation in order.
         visits: published only.
         recombinations: guided only.
-        pick: None while the search is not over, and where nothing could be picked.
+        picks: the answer of each budget; fewer while the search is not over, and where nothing
+            could be picked.
     """
 
     layers: tuple[NamedLayer, ...]
-    limits: tuple[TracedLimit, ...]
+    budgets: tuple[tuple[TracedLimit, ...], ...]
     settings: SearchSettings
     evaluations: int
     seed: int
@@ -211,9 +226,15 @@ class Trace:
     scored: tuple[Evaluation, ...]
     visits: tuple[Visit, ...]
     recombinations: tuple[Recombination, ...]
-    pick: Pick | None
+    picks: tuple[Pick, ...]
+
+    @property
+    def pick(self) -> Pick | None:
+        """The answer of the first budget, which is the only one but for a frontier."""
+        return self.picks[0] if self.picks else None
 
     @property
     def unit(self) -> str:
         """Of the costs that sort prefixes into buckets: the first with a table, if any."""
-        return next((t.unit for t in self.limits if not t.measured), self.limits[0].unit)
+        limits = self.budgets[0]
+        return next((t.unit for t in limits if not t.measured), limits[0].unit)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor.budget import Budget, format_cost, parse_budget, parse_budgets
+from compressor.budget import Budget, format_cost, parse_budget, parse_budgets, parse_frontier
 from compressor.errors import BudgetError
 
 
@@ -109,3 +109,74 @@ def test_relative_limits_are_of_the_original() -> None:
 )
 def test_costs_for_people(unit: str, value: float, text: str) -> None:
     assert format_cost(unit, value) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("madds=40%..50%", Budget("madds", 0.5, relative=True, low=0.4)),
+        (" madds = 1M .. 1.5 G ", Budget("madds", 1.5e9, relative=False, low=1e6)),
+        ("latency=800us..4ms", Budget("latency", 4.0, relative=False, low=0.8)),
+    ],
+)
+def test_reads_ranges(text: str, budget: Budget) -> None:
+    read = parse_budget(text)
+    assert (read.unit, read.relative) == (budget.unit, budget.relative)
+    assert (read.low, read.amount) == pytest.approx((budget.low, budget.amount), rel=1e-12)
+    assert parse_budget(str(read)) == read
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("madds=50%..40%", "LEAST..MOST"),
+        ("madds=50%..50%", "LEAST..MOST"),
+        ("madds=40%..2M", "both ends"),
+        ("madds=40..50%", "both ends"),
+        ("madds=..50%", "UNIT=LEAST..MOST"),
+        ("madds=40%..", "UNIT=LEAST..MOST"),
+        ("madds=10%..20%..30%", "UNIT=LEAST..MOST"),
+        ("madds=50%..100%", "below 100 %"),
+        ("latency=3..4ms", "'ms'"),
+    ],
+)
+def test_refuses_ranges_that_cannot_be_meant(text: str, word: str) -> None:
+    with pytest.raises(BudgetError) as caught:
+        parse_budget(text)
+    assert word in str(caught.value)
+    assert text in str(caught.value)
+
+
+def test_relative_ranges_are_of_the_original() -> None:
+    budget = parse_budget("madds=25%..50%")
+    assert (budget.least(200.0), budget.limit(200.0)) == (50.0, 100.0)
+    assert parse_budget("madds=2K..3K").least(200.0) == 2000.0
+    assert parse_budget("madds=25%").least(200.0) is None
+
+
+def test_reads_a_frontier() -> None:
+    texts = ["madds=90%,80%, 20M", "madds=90%, madds=80%,20M", ["madds=90%", "80%,20M"]]
+    for text in texts:
+        names = [str(b) for b in parse_frontier(text, parse_budgets("latency=4ms"))]
+        assert names == ["madds=90%", "madds=80%", "madds=20M"]
+    folders = [b.folder for b in parse_frontier("latency=4ms,62.5%")]
+    assert folders == ["latency-4-ms", "latency-62.5pct"]
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("", "two different amounts"),
+        ("90%,80%", "UNIT=AMOUNT"),
+        ("madds=90%", "two different amounts"),
+        ("madds=90%,90%", "two different amounts"),
+        ("madds=90%,params=80%", "of one unit"),
+        ("madds=90%,60%..70%", "upper end alone"),
+        ("params=90%,80%", "drop the budget"),
+        ("madds=90%,120%", "below 100 %"),
+    ],
+)
+def test_refuses_a_frontier_that_cannot_be_meant(text: str, word: str) -> None:
+    with pytest.raises(BudgetError) as caught:
+        parse_frontier(text, parse_budgets("params=50%"))
+    assert word in str(caught.value)

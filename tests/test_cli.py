@@ -188,7 +188,7 @@ def test_budgets_that_cannot_be_meant(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--out", "run"), "Missing option '--budget'"),
+        (("--out", "run"), "at least one budget is needed"),
         (("--budget", "madds=50%"), "Missing option '--out'"),
         (("--budget", "madds=50%", "--out", "run", "--evaluations", "0"), "not in the range"),
         (("--budget", "madds=50%", "--out", "run", "--finetune", "some"), "not a valid integer"),

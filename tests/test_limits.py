@@ -43,3 +43,23 @@ def test_a_budget_that_is_already_met() -> None:
         limits("madds=2K")
     # one of two that asks for something is enough
     assert limits("madds=2K, params=50%") == [2000, 200]
+
+
+def test_both_ends_of_a_range() -> None:
+    madds, latency = resolve_budgets(
+        parse_budgets("madds=40%..50%, latency=2ms..2.08ms"), COSTS, (2, 2)
+    )
+    assert (madds.low, madds.high) == pytest.approx((400, 500))
+    assert (madds.limit().low, madds.limit().high) == (madds.low, madds.high)
+    # aimed off both ends of what is measured, and never past the middle
+    limit = latency.limit()
+    assert limit.low is not None
+    assert (latency.low, latency.high) == (2, 2.08)
+    assert 2 < limit.low < limit.high < 2.08
+    assert latency.holds(2.08)
+    assert not latency.holds(1.99)
+
+
+def test_an_original_below_a_range_does_not_meet_it() -> None:
+    (madds,) = resolve_budgets(parse_budgets("madds=2K..3K"), COSTS, (2, 2))
+    assert not madds.holds(madds.original)

@@ -248,6 +248,19 @@ def test_several_budgets_hold_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("stub")
+def test_a_range_is_kept_at_both_ends(tmp_path: Path) -> None:
+    summary = compress(tmp_path / "run", budget="madds=35%..50%, params=20%..90%").summary
+    for row, cost in zip(summary.budgets, ("madds", "params"), strict=True):
+        assert row.low is not None
+        assert row.met
+        assert row.low <= getattr(summary.best, cost) <= row.limit
+    assert " to " in summary.budgets[0].allowed
+    assert not replace(summary.budgets[0], reached=1.0).met
+    with pytest.raises(InfeasibleError, match="widen the range of params"):
+        compress(tmp_path / "other", budget="madds=35%, params=90%..95%")
+
+
+@pytest.mark.usefixtures("stub")
 def test_a_budget_of_parameters(tmp_path: Path) -> None:
     summary = compress(tmp_path / "run", budget="params=1500").summary
     assert 0.97 * 1500 <= summary.best.params <= 1500

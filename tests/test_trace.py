@@ -41,6 +41,8 @@ KINDS = {
     "batches": SearchSettings(batch=3, buckets=30),
     "noisy": SearchSettings(deterministic=False, batch=2),
     "published": PUBLISHED,
+    "ranged": SearchSettings(),
+    "ranged published": PUBLISHED,
     "each cost": SearchSettings(strategy="published", buckets=None, kept=1, tightness=0.5),
 }
 
@@ -101,12 +103,14 @@ def search(
     made: Made = []
     with Journal.open(run / JOURNAL, {}) as journal:
         table, params = madds_table(SPACE, NET.tensors, 0), params_table(SPACE, NET.tensors)
+        whole = table(SPACE.original)
+        low = 0.42 * whole if kind.startswith("ranged") else None
         limits = [
-            Limit(table, 0.5 * table(SPACE.original)),
+            Limit(table, 0.5 * whole, low),
             Limit(params, 0.7 * params(SPACE.original)),
         ]
         if measured:
-            limits[1] = Limit(Waves(journal), 8.0)
+            limits[1] = Limit(Waves(journal), 8.0 if low is None else 12.0)
         known = journal.outcomes()
 
         def note(architecture: Architecture, outcome: Outcome) -> None:
@@ -118,7 +122,7 @@ def search(
 
         arguments: dict[str, Any] = {"evaluations": evaluations, "seed": seed, "hints": hints}
         probed = kind == "probed"
-        note_start(journal, state_problem(SPACE, limits, KINDS[kind], probed=probed, **arguments))
+        note_start(journal, state_problem(SPACE, [limits], KINDS[kind], probed=probed, **arguments))
         skip = sum(map(len, known.values()))
         try:
             result = layer_nas(
@@ -167,7 +171,7 @@ def test_a_trace_tells_the_search_as_it_was(
     assert trace.pick.architecture == result.best.architecture
     assert (trace.pick.by == "score") == (kind != "noisy")
     taken = trace.scored[trace.pick.evaluation]
-    assert taken.inside
+    assert taken.keeps == (0,)
     assert taken.costs == result.best.costs
     assert bool(trace.visits) == (trace.settings.strategy == "published")
     if trace.settings.strategy == "guided":
@@ -388,6 +392,11 @@ def test_another_problem_is_another_course(run: Path, key: str) -> None:
         lambda start, problem: problem["hints"][0].__setitem__(0, float("nan")),
         lambda start, problem: problem["limits"][0].update(high=float("inf")),
         lambda start, problem: problem["limits"][0].update(high=1.0),
+        lambda start, problem: problem["limits"][0].update(low=float("nan")),
+        lambda start, problem: problem["limits"][0].update(low=10**9),
+        lambda start, problem: problem.update(frontier=[float("inf"), 1e4]),
+        lambda start, problem: problem.update(frontier=[1.0, 2.0]),
+        lambda start, problem: problem.update(frontier=[1e4] * 25),
         lambda start, problem: problem.update(limits=[]),
         lambda start, problem: problem["limits"][1].update(unit="madds"),
         lambda start, problem: problem["limits"].append(problem["limits"][0]),
