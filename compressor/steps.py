@@ -22,7 +22,7 @@ Probe: TypeAlias = Callable[[Architecture], Hints]
 """For a network: what each option of each layer would cost there, lower is better; 0 for its own,
 infinity for options that were not measured."""
 
-_TOLLS = (0.0, 0.1, 0.3, 1.0)  # on each change, in typical effects of one
+_TOLLS = (0.3, 1.0, 2.0, 4.0)  # on each change, in typical effects of one
 
 
 def steps(
