@@ -23,6 +23,7 @@ from compressor.assembly import Assembler
 from compressor.budget import parse_budgets
 from compressor.counting import evaluating, forward
 from compressor.data import Batches, split
+from compressor.few import few_images, other_images
 from compressor.judge import Judge, make_judge
 from compressor.library import LayerLibrary, make_library
 from compressor.limits import resolve_budgets
@@ -32,7 +33,7 @@ from compressor.refit import Refitter
 from compressor.search import layer_nas
 from compressor.sensitivity import sensitivities, with_option
 from compressor.space import Architecture
-from compressor.trials import Trials, few_images, other_images
+from compressor.trials import Trials
 
 TEMPERATURES = (1.0, 2.0, 3.0, 4.0, 8.0)
 COUNTS = (128, 256)

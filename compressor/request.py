@@ -16,6 +16,7 @@ from compressor.data import Batches, Inputs, as_inputs, device_of, divided, keep
 from compressor.errors import DataError, UsageError
 from compressor.evaluate import Score
 from compressor.judge import Judge, make_judge
+from compressor.layout import LaidOut, suits
 from compressor.measure import check_provider
 from compressor.ranking import check_ranking
 
@@ -137,19 +138,24 @@ def make_request(
         calibrating, validation = divided(calibrating)
     judged_on = None if own else keep(steady(validation), "validation data")
     kept = None if training is None else keep(training, "training data")
-    _try_batch(model, example, calibrating)
+    first = _try_batch(model, example, calibrating)
+    if suits(model, first):
+        calibrating = LaidOut(calibrating)
+        judged_on = None if judged_on is None else LaidOut(judged_on)
+        kept = None if kept is None else LaidOut(kept)
     judging = score if callable(score) else make_judge(score, judged_on or (), model)
     return Request(
         model, example, budgets, calibrating, judged_on, kept, judging, options, frontier
     )
 
 
-def _try_batch(model: nn.Module, example: Inputs, calibration: Batches) -> None:
-    """The example and a calibration batch must fit the network, before anything is started."""
+def _try_batch(model: nn.Module, example: Inputs, calibration: Batches) -> Inputs:
+    """The first calibration batch; it and the example must fit the network, to begin with."""
+    inputs = on(device_of(model), split(next(iter(calibration)))[0])
     with evaluating(model):
         forward(model, example)
-        inputs, _ = split(next(iter(calibration)))
-        forward(model, on(device_of(model), inputs))
+        forward(model, inputs)
+    return inputs
 
 
 class Stopwatch:

@@ -13,6 +13,7 @@ from compressor.assembly import Assembler
 from compressor.data import Batches, Inputs
 from compressor.errors import DataError
 from compressor.evaluate import Score, as_number, attempt, recalibrate
+from compressor.few import few_images, other_images
 from compressor.finetune import Recipe, best_score, fine_tune
 from compressor.judge import make_judge
 from compressor.ledger import Known
@@ -24,7 +25,7 @@ from compressor.sensitivity import sensitivities
 from compressor.space import Architecture
 from compressor.structure import materialise
 from compressor.trend import Hints
-from compressor.trials import Trials, few_images, other_images
+from compressor.trials import Trials
 
 
 @dataclass(frozen=True)

@@ -9,84 +9,24 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from compressor.assembly import Assembler
-from compressor.counting import evaluating, forward
-from compressor.data import Batches, Inputs, device_of, split
+from compressor.counting import evaluating
+from compressor.data import Inputs, device_of
 from compressor.evaluate import Score, as_number
+from compressor.few import at_once, divisible, slices
 from compressor.judge import Judge
 from compressor.ledger import Known
 from compressor.refit import Refitter
 from compressor.replay import Replay
 from compressor.space import Architecture
 
-_AT_ONCE = 64  # images of a batch shown at once, on a CPU
-_ALIKE = 1e-4  # largest difference between a batch shown in parts and as a whole, by its scale
-_IMAGES = 128  # that candidates are refitted to
-_OTHERS = 256  # further ones, for comparing what was refitted
 _ENOUGH = 128  # images before a candidate may be given up
 _SURE = 3.0  # standard errors by which it must then be worse
-
-
-def few_images(calibration: Batches) -> list[tuple[Inputs]]:
-    """Batches of the first calibration inputs, without targets: enough to tell candidates apart."""
-    return _inputs_between(calibration, 0, _IMAGES)
-
-
-def other_images(calibration: Batches) -> list[tuple[Inputs]]:
-    """Calibration inputs that no candidate is refitted to; the same ones where there are no more.
-
-    A network looks better on the images that it was refitted to, and the more so the wider it is.
-    """
-    found = _inputs_between(calibration, _IMAGES, _IMAGES + _OTHERS)
-    return found or few_images(calibration)
-
-
-def _inputs_between(calibration: Batches, first: int, last: int) -> list[tuple[Inputs]]:
-    found: list[tuple[Inputs]] = []
-    passed = 0
-    for batch in calibration:
-        inputs, _ = split(batch)
-        size = inputs[0].shape[0] if inputs[0].dim() else 1
-        part = slice(max(0, first - passed), last - passed)
-        if passed + size > first:
-            whole = part.start == 0 and size <= part.stop
-            found.append((inputs if whole else tuple(_only(x, size, part) for x in inputs),))
-        passed += size
-        if passed >= last:
-            break
-    return found
-
-
-def _only(x: Tensor, size: int, part: slice) -> Tensor:
-    """Some of a batch; what has no batch dimension stays whole."""
-    return x[part] if x.dim() and x.shape[0] == size else x
-
-
-def divisible(model: nn.Module, inputs: Inputs, parts: Sequence[slice]) -> bool:
-    """Whether the network answers parts of a batch as it answers the whole."""
-    with evaluating(model):
-        whole = tree_leaves(forward(model, inputs))
-        each = [tree_leaves(forward(model, tuple(x[part] for x in inputs))) for part in parts]
-    return all(_alike(one, [leaves[place] for leaves in each]) for place, one in enumerate(whole))
-
-
-def _alike(whole: object, parts: Sequence[object]) -> bool:
-    tensors = [x for x in parts if isinstance(x, Tensor) and x.dim()]
-    if not isinstance(whole, Tensor) or len(tensors) < len(parts):
-        return False
-    if any(x.shape[1:] != whole.shape[1:] for x in tensors):
-        return False
-    joined = torch.cat(tensors)
-    if joined.shape != whole.shape:
-        return False
-    scale = float(whole.abs().max()) if whole.numel() else 0.0
-    return torch.allclose(joined, whole, rtol=0.0, atol=_ALIKE * scale)
 
 
 class Trials:
@@ -217,9 +157,9 @@ class Trials:
 
     def _parts(self, inputs: Inputs) -> list[slice | None]:
         size = len(inputs[0]) if inputs[0].dim() else 1
-        if size <= _AT_ONCE or inputs[0].is_cuda or any(x.shape[:1] != (size,) for x in inputs):
+        parts = slices(0, size, at_once(inputs))
+        if len(parts) == 1 or any(x.shape[:1] != (size,) for x in inputs):
             return [None]
-        parts = [slice(first, first + _AT_ONCE) for first in range(0, size, _AT_ONCE)]
         if self._divisible is None:
             self._divisible = divisible(self._original, inputs, parts)
         return [*parts] if self._divisible else [None]

@@ -124,16 +124,6 @@ def test_the_best_epoch_is_kept(scores: tuple[float, ...], kept: str) -> None:
     assert best_score(found) == max(s for s in scores if s == s)  # noqa: PLR0124  (not NaN)
 
 
-def test_weights_come_back_in_the_usual_order() -> None:
-    model = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
-    )
-    training = [torch.randn(4, 3, 8, 8)]
-    tuned, _ = fine_tune(model, copy.deepcopy(model), training, lambda _: 0.0, Recipe(1))
-    assert all(p.is_contiguous() for p in tuned.parameters())
-    assert all(p.is_contiguous() for p in model.parameters())
-
-
 def test_no_epochs_give_the_same_network() -> None:
     student = network(1)
     tuned, scores = fine_tune(student, network(0), batches(), scripted(0.25), Recipe(0))

@@ -11,11 +11,12 @@ from torch.nn import functional
 
 from compressor import refit_step
 from compressor.assembly import Assembler
+from compressor.few import few_images
 from compressor.judge import make_judge
 from compressor.library import make_library
 from compressor.refit import Refitter
 from compressor.tracing import trace_fates
-from compressor.trials import Trials, few_images
+from compressor.trials import Trials
 from tests import networks
 from tests.test_library import EXAMPLE, images, loss, middle, read
 
