@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import length_hint
 from typing import Any
 
 import torch
@@ -198,7 +199,5 @@ def _rate(step: int, steps: int) -> float:
 
 
 def _count(batches: Batches) -> int:
-    try:
-        return len(batches)  # type: ignore[arg-type]
-    except TypeError:
-        return sum(1 for _ in batches)
+    known = length_hint(batches, -1)
+    return known if known >= 0 else sum(1 for _ in batches)

@@ -8,6 +8,7 @@ takes views of its activations may not run with it, so it is tried first.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import length_hint
 from typing import Any
 
 import torch
@@ -58,8 +59,10 @@ class LaidOut:
     def __iter__(self) -> Iterator[Any]:
         return map(laid_out, self._batches)
 
-    def __len__(self) -> int:
-        return len(self._batches)  # type: ignore[arg-type]  # a TypeError where there is none
+    def __length_hint__(self) -> int:
+        # no __len__: iterables without one must stay true
+        known = length_hint(self._batches, -1)
+        return known if known >= 0 else NotImplemented
 
 
 def _last(x: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from operator import length_hint
 from typing import Any
 
 import pytest
@@ -75,3 +77,13 @@ def test_batches_keep_their_form_and_values() -> None:
             assert all(torch.equal(a, b) for a, b in zip(flat, wanted, strict=True))
             assert flat[0].is_contiguous(memory_format=torch.channels_last)
     assert laid_out(y) is y
+
+
+def test_batches_without_a_length_are_still_there() -> None:
+    class Endless:
+        def __iter__(self) -> Iterator[Tensor]:
+            return iter([IMAGES[0]])
+
+    assert LaidOut(Endless())
+    assert length_hint(LaidOut(Endless()), -1) == -1
+    assert length_hint(LaidOut([1, 2]), -1) == 2
