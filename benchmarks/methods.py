@@ -18,10 +18,15 @@ Method: TypeAlias = Callable[[Table, float, Sequence[int], int], list[Architectu
 
 
 def _planned(
-    strategy: Strategy, table: Table, share: float, counts: Sequence[int], seed: int
+    strategy: Strategy,
+    batch: int,
+    table: Table,
+    share: float,
+    counts: Sequence[int],
+    seed: int,
 ) -> list[Architecture]:
     """LayerNAS plans with the number of evaluations, so each number is a search of its own."""
-    settings = SearchSettings(strategy, tightness=TIGHTNESS, deterministic=False)
+    settings = SearchSettings(strategy, tightness=TIGHTNESS, deterministic=False, batch=batch)
     searches = (
         layer_nas(**_problem(table, share, seed), settings=settings, evaluations=count)
         for count in counts
@@ -69,9 +74,10 @@ def _best(
 
 METHODS: Mapping[str, Method] = {
     "random": partial(_baseline, random_search),
-    "guided": partial(_planned, "guided"),
+    "guided": partial(_planned, "guided", 1),
+    "guided-4": partial(_planned, "guided", 4),  # four networks asked for at once
     "evolution": partial(_baseline, regularised_evolution),
     "tpe": partial(_rival, "tpe"),
     "nsga2": partial(_rival, "nsga2"),
-    "published": partial(_planned, "published"),
+    "published": partial(_planned, "published", 1),
 }

@@ -99,11 +99,14 @@ def regrets(table: Table, counts: Sequence[int], task: Task) -> list[float]:
 
 
 def summary(cells: Sequence[Cell], methods: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Geometric means over the cells with few evaluations, and the worst of all cells."""
+    """Means over the cells with few evaluations, geometric and plain, and the worst of all."""
     result: dict[str, dict[str, float]] = {}
     few = [cell for cell in cells if cell.evaluations <= FEW]
     for method in methods:
         entry = {f"vs_{o}": _geometric(c.ratio(method, o) for c in few) for o in methods}
+        # cells without regret, where ratios are a matter of the floor, hardly count in this one
+        shares = [r for c in few if (r := c.ratio(method, "random")) is not None]
+        entry["mean_vs_random"] = float(np.mean(shares)) if shares else math.nan
         every = [r for c in cells if (r := c.ratio(method, "random")) is not None]
         entry["worst_vs_random"] = max(every, default=math.nan)
         entry["vs_random_all"] = _geometric(every)

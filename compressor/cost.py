@@ -8,7 +8,6 @@ So one traced forward pass of the original gives an exact table for every archit
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -134,13 +133,8 @@ class SizeTable:
             ValueError: they contradict each other.
         """
         self.data, self.unit, self._fixed = data, data.unit, data.fixed
-        counts = [len(options) for options in data.cuts]
         self._base = np.array([*data.sizes, 1], dtype=np.int64)
-        self._starts = np.cumsum([0, *counts])[:-1]
-        self._cuts = np.zeros((sum(counts), len(self._base)), dtype=np.int64)
-        for row, option in zip(self._cuts, itertools.chain(*data.cuts), strict=True):
-            for axis, cut in option:
-                row[_place(axis, data)] = cut
+        self._cuts, self._owners = _by_axis(data)
         rest = len(data.sizes)  # of size 1
         self._factors = np.full((len(data.products), _FACTORS), rest, dtype=np.int64)
         for factors, (_, *axes) in zip(self._factors, data.products, strict=True):
@@ -168,19 +162,19 @@ class SizeTable:
 
     def __call__(self, architecture: Architecture) -> int:
         """Cost of the network; the architecture must belong to the space."""
-        rows = self._starts + np.asarray(architecture, dtype=np.int64)
-        sizes = self._base - self._cuts[rows].sum(axis=0)
-        return int(sizes[self._factors].prod(axis=1) @ self._weights) + self._fixed
+        return int(self._counts(np.asarray(architecture, dtype=np.int64)[None])[0])
 
     def many(self, architectures: NDArray[np.int64]) -> NDArray[np.float64]:
         """Costs of networks `[N, L]`, `[N]`; exact up to 2^53."""
-        chosen = np.zeros((len(architectures), len(self._cuts)))
-        np.put_along_axis(chosen, self._starts + architectures, 1.0, axis=1)
-        # floats, since numpy multiplies matrices of integers without BLAS; the sizes are small
-        sizes = (self._base - chosen @ self._cuts.astype(np.float64)).astype(np.int64)
-        counts = sizes[:, self._factors].prod(axis=2) @ self._weights + self._fixed
-        costs: NDArray[np.float64] = counts.astype(np.float64)
+        costs: NDArray[np.float64] = self._counts(architectures).astype(np.float64)
         return costs
+
+    def _counts(self, architectures: NDArray[np.int64]) -> NDArray[np.int64]:
+        sizes = np.repeat(self._base[None], len(architectures), axis=0)
+        for cuts, owners in zip(self._cuts, self._owners, strict=True):
+            sizes -= cuts[np.arange(len(owners)), architectures[:, owners]]
+        counts: NDArray[np.int64] = sizes[:, self._factors].prod(axis=2) @ self._weights
+        return counts + self._fixed
 
 
 def madds_table(space: SearchSpace, tensors: Sequence[TensorSize], fixed: int) -> SizeTable:
@@ -267,6 +261,28 @@ def _option_cuts(
             left = choice.kernel**layer.kernel.spatial
             cuts[axis] = cuts.get(axis, 0) + sizes[axis] - left
     return {axis: cut for axis, cut in cuts.items() if cut}
+
+
+def _by_axis(data: TableData) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """What each option takes off every axis, `[K, axes, options]`, and whose options, `[K, axes]`.
+
+    The K-th entry is that of the K-th layer which cuts the axis: mostly there is one, after a
+    concatenation there are several. Where there is none, nothing is taken off.
+    """
+    found: list[dict[int, dict[int, int]]] = [{} for _ in (*data.sizes, 1)]
+    for layer, options in enumerate(data.cuts):
+        for option, taken in enumerate(options):
+            for axis, cut in taken:
+                found[_place(axis, data)].setdefault(layer, {})[option] = cut
+    most = max(map(len, found))
+    cuts = np.zeros((most, len(found), max(map(len, data.cuts), default=1)), dtype=np.int64)
+    owners = np.zeros((most, len(found)), dtype=np.int64)
+    for axis, layers in enumerate(found):
+        for rank, (layer, taken_off) in enumerate(layers.items()):
+            owners[rank, axis] = layer
+            for option, cut in taken_off.items():
+                cuts[rank, axis, option] = cut
+    return cuts, owners
 
 
 def _place(axis: int, data: TableData) -> int:

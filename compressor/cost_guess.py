@@ -8,7 +8,6 @@ network that it proposes is checked with the true cost. Knows no torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -32,7 +31,7 @@ class CostGuess:
         self._start, self._start_offset = table, offset
         self._table, self._offset = table, offset
         self._window = window
-        self._known: dict[tuple[int, ...], float] = {}
+        self._known: dict[bytes, float] = {}
         self.error = 0.0
         self.learned = 0
 
@@ -58,37 +57,27 @@ class CostGuess:
         kept = _MEMORY if self._known else 0.0
         self.learned += len(networks)
         self.error = math.sqrt(kept * self.error**2 + (1 - kept) * miss)
-        for row, share in zip(networks.tolist(), shares.tolist(), strict=True):
-            self._known.pop(tuple(row), None)
-            self._known[tuple(row)] = share
+        for network, share in zip(networks, shares.tolist(), strict=True):
+            row = network.tobytes()
+            self._known.pop(row, None)
+            self._known[row] = share
         for row in list(self._known)[: max(0, len(self._known) - self._window)]:
             del self._known[row]
         self._correct()
 
     def _correct(self) -> None:
         """Ridge regression of the deviations from the table at the start."""
-        networks = np.array(list(self._known), dtype=np.int64)
+        layers, options = self._start.shape
+        networks = np.frombuffer(b"".join(self._known), dtype=np.int64).reshape(-1, layers)
         shares = np.array(list(self._known.values()))
         deviation = shares - self._start_offset - _sums(self._start, networks)
-        layers = networks.shape[1]
-        same = (networks[:, None] == networks[None]).mean(axis=2)
-        matrix = 1.0 + same + _NOISE * np.eye(len(networks))
+        marks = np.zeros((len(networks), layers, options))
+        np.put_along_axis(marks, networks[:, :, None], 1.0, axis=2)
+        flat = marks.reshape(len(networks), -1)
+        matrix = 1.0 + flat @ flat.T / layers + _NOISE * np.eye(len(networks))
         weights = np.linalg.solve(matrix, deviation)
-        change = np.zeros_like(self._start)
-        for layer in range(layers):
-            np.add.at(change[layer], networks[:, layer], weights / layers)
-        self._table, self._offset = self._start + change, self._start_offset + weights.sum()
-
-
-def single_changes(sizes: Sequence[int], bases: Networks) -> Networks:
-    """The networks that differ from the bases in one layer, [bases * options, L]."""
-    rows = []
-    for base in bases:
-        for layer, size in enumerate(sizes):
-            block = np.repeat(base[None], size, axis=0)
-            block[:, layer] = np.arange(size)
-            rows.append(block)
-    return np.concatenate(rows)
+        self._table = self._start + (weights @ flat).reshape(self._start.shape) / layers
+        self._offset = self._start_offset + weights.sum()
 
 
 def _sums(table: Floats, networks: Networks) -> Floats:

@@ -17,7 +17,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from compressor.kernels import Effects, Floats
+from compressor.kernels import Effects, Floats, Networks
 from compressor.ledger import Ledger
 from compressor.moves import Asked, Probed
 from compressor.settings import SearchSettings
@@ -54,6 +54,8 @@ class Guided:
         self._supply = Supply(reach, settings.buckets, rng, ledger.watch)
         self._surrogate = Surrogate(reach.sizes, deterministic=settings.deterministic)
         self._learned = 0
+        self._networks: Networks = np.zeros((0, len(reach.sizes)), dtype=np.int64)
+        self._rows: dict[Architecture, int] = {}  # the last one of each network
         self._probe, self._probed = probe, set[Architecture]()
         self._asked = self._rested = 0  # of the evaluations, those that were asked for here
 
@@ -116,9 +118,10 @@ class Guided:
 
     def _around(self) -> list[Architecture]:
         """Some steps away from the best network, where a probe has not been there yet."""
+        if self._probe is None or self._asked < self._rested:
+            return []
         best = self._best()
-        late = self._asked < self._rested
-        if self._probe is None or best is None or best in self._probed or late:
+        if best is None or best in self._probed:
             return []
         self._probed.add(best)
         costs = self._probe(best)
@@ -138,24 +141,23 @@ class Guided:
 
     def _believed(self, effects: Effects) -> Effects:
         """What the model believes of the options, on top of the trend."""
-        trend = self._trend.effects()
-        return Effects(effects.main + trend.main, effects.pairs + trend.pairs)
+        return effects + self._trend.effects()
 
     def _learn(self) -> bool:
         """Tells the model what is new; failed networks count as the worst score."""
-        history = self._ledger.history
-        if len(history) == self._learned:
-            return self._learned > 0
+        history, known = self._ledger.history, self._learned
+        if len(history) == known:
+            return known > 0
         scores = [score for _, score in history if score is not None]
         if not scores:
             return False
-        new = np.array([a for a, _ in history[self._learned :]], dtype=np.int64)
+        new = np.array([a for a, _ in history[known:]], dtype=np.int64)
         worst = min(scores)
         values = np.array([worst if score is None else score for _, score in history])
-        everything = np.array([a for a, _ in history], dtype=np.int64)
-        self._trend.fit(everything, values)
-        rest = values - self._trend.of(everything)
-        self._surrogate.learn(new.reshape(-1, len(self._reach.sizes)), rest)
+        self._networks = np.concatenate([self._networks, new])
+        self._rows |= {a: row for row, (a, _) in enumerate(history[known:], known)}
+        self._trend.fit(self._networks, values)
+        self._surrogate.learn(new, values - self._trend.of(self._networks))
         self._learned = len(history)
         return True
 
@@ -164,7 +166,7 @@ class Guided:
         batch: list[Architecture] = []
         learned = self._learn()
         while len(batch) < count:
-            seen = {a for a, _ in self._ledger.history} | set(batch)
+            seen = (set(self._rows) or {a for a, _ in self._ledger.history}) | set(batch)
             network = self._promising(batch, seen) if learned else self._supply.random(seen)
             if network is None:
                 break
@@ -225,12 +227,12 @@ class Guided:
     def _standing(self, batch: Sequence[Architecture]) -> tuple[Floats, Floats, list[Architecture]]:
         """What is believed of the networks that were scored, and of the batch: of the eligible."""
         means, deviations = self._surrogate.fitted()
-        rows = {a: row for row, (a, _) in enumerate(self._ledger.history)}
-        rows |= {a: len(self._ledger.history) + row for row, a in enumerate(batch)}
-        band = {a: rows[a] for a in self._ledger.eligible(rows)} or rows
-        places = list(band.values())
-        expected = means[places] + self._trend.of(np.array(list(band), dtype=np.int64))
-        return expected, deviations[places], list(band)
+        rows = self._rows | {a: len(self._networks) + row for row, a in enumerate(batch)}
+        standing = {a: rows[a] for a in self._ledger.eligible(rows)} or rows
+        places = list(standing.values())
+        late = np.array(batch, dtype=np.int64).reshape(-1, self._networks.shape[1])
+        trend = self._trend.of(np.concatenate([self._networks, late]))
+        return means[places] + trend[places], deviations[places], list(standing)
 
 
 def _gains(mean: Floats, deviation: Floats, best: Floats, noise: float) -> Floats:

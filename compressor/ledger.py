@@ -63,6 +63,7 @@ class Ledger:
         self._known = {} if known is None else known
         self._on_outcome = on_outcome
         self._outcomes: dict[Architecture, list[Outcome]] = {}
+        self._fits: dict[Architecture, tuple[bool, bool]] = {}
         self._history: list[tuple[Architecture, float | None]] = []
 
     @property
@@ -101,13 +102,20 @@ class Ledger:
         under tighter ones.
         """
         view = copy.copy(self)
-        view.reach, view.banded = reach, False
+        view.reach, view.banded, view._fits = reach, False, {}
         return view
 
     def eligible(self, networks: Iterable[Architecture]) -> list[Architecture]:
         """Those of the networks that can be the answer."""
-        inside = [a for a in networks if self.reach.inside(a)]
-        return (self.banded and [a for a in inside if self.reach.in_band(a)]) or inside
+        inside = [a for a in networks if self._fit(a)[0]]
+        return (self.banded and [a for a in inside if self._fit(a)[1]]) or inside
+
+    def _fit(self, architecture: Architecture) -> tuple[bool, bool]:
+        """Whether a network is inside, and in the band; looked up once, as it is asked often."""
+        if architecture not in self._fits:
+            inside = self.reach.inside(architecture)
+            self._fits[architecture] = inside, inside and self.reach.in_band(architecture)
+        return self._fits[architecture]
 
     def ask(self, batch: Sequence[Architecture], spare: int = 0) -> None:
         """Scores the networks that are new, in order, until `spare` evaluations are left."""

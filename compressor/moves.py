@@ -94,7 +94,8 @@ class Recombined:
     """Guided: a model's effects were recombined layer by layer.
 
     Attributes:
-        effects: of the options; -inf where a layer has no such option.
+        effects: of the options, less what the rounding of their costs is worth
+            (`compressor.rounding`); -inf where a layer has no such option.
         steps: cost of each option in whole buckets above the cheapest of its layer, [L, S].
         window: first and last total cost asked for, in buckets.
         start: guessed cost of the cheapest network, as a share of the limit.

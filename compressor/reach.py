@@ -10,6 +10,9 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+
+import numpy as np
 
 from compressor.cost import Limit, is_exact
 from compressor.moves import Obstacle
@@ -17,6 +20,7 @@ from compressor.space import Architecture
 from compressor.witness import find_witness
 
 _DRAWS = 200  # uniform draws tried before a network is grown in random order instead
+_PROBES = 256  # uniform draws of which one must be in the band for such draws to be tried at all
 _CHANGES = 8  # changed witnesses tried where nothing grows into the limits
 
 Costs = dict[tuple[str, Architecture], float]
@@ -215,7 +219,7 @@ class Reach:
 
     def draw(self, rng: random.Random) -> Architecture | None:
         """A random network inside: uniform over the band as far as some draws find it."""
-        if self.holds_band:
+        if self._uniform:
             for _ in range(_DRAWS):
                 network = tuple(rng.randrange(size) for size in self.sizes)
                 if self.in_band(network):
@@ -234,6 +238,12 @@ class Reach:
             if self.inside(network):
                 return network
         return None
+
+    @cached_property
+    def _uniform(self) -> bool:
+        """Whether uniform draws have a chance; in networks of many layers all cost the same."""
+        probes = np.random.default_rng(0).integers(0, self.sizes, (_PROBES, len(self.sizes)))
+        return self.holds_band and any(self.in_band(tuple(row)) for row in probes.tolist())
 
     def random_network(self, rng: random.Random) -> Architecture | None:
         """A network inside, grown from the smallest in random order."""

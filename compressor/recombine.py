@@ -7,68 +7,115 @@ partial choices are not scored one by one; a model of the scores judges them all
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from compressor.kernels import Effects, Floats, Networks
 
 Ints = NDArray[np.int64]
+Places = NDArray[np.intp]
 
 
 def best_of_each_cost(
-    effects: Effects, steps: Ints, window: tuple[int, int], each: int = 2
-) -> Networks:
+    views: Sequence[Effects], steps: Ints, window: tuple[int, int], each: int = 2
+) -> list[Networks]:
     """For every cost in the window, the networks with the largest sum of effects.
 
-    Exact for these effects and steps, in O(cost * options^2 * layers) operations.
+    Exact for these effects and steps, in O(cost * options * layers) operations for each view, and
+    options times as many where neighbouring layers interact.
 
     Args:
-        effects: of the options; an option that a layer does not have is -inf.
+        views: effects of the options, each view for itself; an option that a layer does not have
+            is -inf.
         steps: cost of each option in whole buckets above the cheapest of its layer, [L, S].
         window: first and last total cost asked for, in buckets.
         each: networks for each cost, with different options in the last layer.
 
     Returns:
-        [N, L], by rising cost; costs that no network has are left out.
+        For each view [N, L], by rising cost; costs that no network has are left out.
     """
     low, high = max(0, window[0]), window[1]
     if high < low:
-        return np.zeros((0, len(steps)), dtype=np.int64)
-    rows = _forward(effects, steps, high + 1)
-    tail = rows[-1][low:]
-    order = np.argsort(-tail, axis=1, kind="stable")[:, :each]
-    cost, place = np.nonzero(np.isfinite(np.take_along_axis(tail, order, axis=1)))
-    return _trace_back(effects, steps, rows, cost + low, order[cost, place])
+        return [np.zeros((0, len(steps)), dtype=np.int64) for _ in views]
+    main = np.stack([view.main for view in views], axis=1)
+    # a step beyond the window is as good as any other
+    steps = np.minimum(steps, high + 1)
+    pairs = [view.pairs for view in views if view.pairs is not None and view.pairs.any()]
+    if pairs:
+        nothing = np.zeros_like(pairs[0])
+        every = [nothing if view.pairs is None else view.pairs for view in views]
+        rows: _Paired | _Apart = _Paired(main, np.stack(every, axis=1), steps, high + 1)
+    else:
+        rows = _Apart(main, steps, high + 1)
+    tail = rows.last[:, :, low:]
+    order = np.argsort(-tail, axis=1, kind="stable")[:, :each].transpose(0, 2, 1)
+    finite = np.isfinite(np.take_along_axis(tail.transpose(0, 2, 1), order, axis=2))
+    view, cost, place = np.nonzero(finite)
+    networks = rows.trace_back(view, cost + low, order[view, cost, place])
+    return [networks[view == v] for v in range(len(views))]
 
 
-def _forward(effects: Effects, steps: Ints, width: int) -> list[Floats]:
-    """`M_l` for every layer: the best value of each cost and last option, [width, S]."""
-    options = effects.main.shape[1]
-    start = np.full((width, options), -np.inf)
-    inside = steps[0] < width
-    start[steps[0][inside], np.flatnonzero(inside)] = effects.main[0][inside]
-    rows = [start]
-    costs, columns = np.arange(width)[:, None], np.arange(options)
-    # what lies below the cheapest cost is taken from a row of -inf at the end
-    best = np.full((width + 1, options), -np.inf)
-    for step, main, pairs in zip(steps[1:], effects.main[1:], effects.pairs, strict=True):
-        np.max(rows[-1][:, None, :] + pairs.T, axis=2, out=best[:-1])
-        rows.append(best[np.maximum(costs - step, -1), columns] + main)
-    return rows
+class _Apart:
+    """Layers whose effects add up: of all partial choices of a cost the best is kept."""
+
+    def __init__(self, main: Floats, steps: Ints, width: int) -> None:
+        self._main, self._steps = main, steps
+        # a row for each number of decided layers; costs below zero in front are out of reach
+        self._front = int(steps.max())
+        self._rows = np.full((*main.shape[:2], self._front + width), -np.inf)
+        self._rows[0, :, self._front] = 0.0
+        shifted = sliding_window_view(self._rows, width, axis=2)
+        for layer, (start, effects) in enumerate(zip(self._front - steps, main, strict=True)):
+            # value of each cost by the option of this layer, [views, S, width]
+            self.last = shifted[layer][:, start]
+            self.last += effects[:, :, None]
+            if layer + 1 < len(steps):
+                np.maximum.reduce(self.last, 1, out=self._rows[layer + 1, :, self._front :])
+
+    def trace_back(self, view: Places, cost: Places, last: Places) -> Networks:
+        """The networks of these costs and options of the last layer."""
+        networks = np.zeros((len(cost), len(self._steps)), dtype=np.int64)
+        networks[:, -1] = last
+        # where the values stand in the rows of all views, one after the other
+        place = view * self._rows.shape[2] + self._front + cost
+        for layer in range(len(self._steps) - 2, -1, -1):
+            place = place - self._steps[layer + 1].take(last)
+            before = self._rows[layer].ravel().take(place[:, None] - self._steps[layer])
+            before += self._main[layer].take(view, axis=0)
+            last = before.argmax(axis=1)
+            networks[:, layer] = last
+        return networks
 
 
-def _trace_back(
-    effects: Effects,
-    steps: Ints,
-    rows: list[Floats],
-    cost: NDArray[np.intp],
-    last: NDArray[np.intp],
-) -> Networks:
-    """The networks behind the values of the last row."""
-    networks = np.zeros((len(cost), len(steps)), dtype=np.int64)
-    networks[:, -1] = last
-    for layer in range(len(steps) - 1, 0, -1):
-        cost = cost - steps[layer][last]
-        last = (rows[layer - 1][cost] + effects.pairs[layer - 1][:, last].T).argmax(axis=1)
-        networks[:, layer - 1] = last
-    return networks
+class _Paired:
+    """Layers that interact with the next: the best is kept for each option of the last layer."""
+
+    def __init__(self, main: Floats, pairs: Floats, steps: Ints, width: int) -> None:
+        self._steps, self._pairs = steps, pairs
+        (views, options), front = main.shape[1:], int(steps.max())
+        every = np.arange(options)
+        best = np.full((views, options, front + width), -np.inf)
+        shifted = sliding_window_view(best, width, axis=2)
+        best[:, :, front] = 0.0
+        # value of each cost by the option of the layer, [views, S, width], for every layer
+        self._rows: list[Floats] = []
+        for layer, (step, effects) in enumerate(zip(steps, main, strict=True)):
+            if layer:
+                before = self._rows[-1][:, :, None] + pairs[layer - 1][:, :, :, None]
+                np.maximum.reduce(before, 1, out=best[:, :, front:])
+            self._rows.append(shifted[:, every, front - step] + effects[:, :, None])
+        self.last = self._rows[-1]
+
+    def trace_back(self, view: Places, cost: Places, last: Places) -> Networks:
+        """The networks of these costs and options of the last layer."""
+        networks = np.zeros((len(cost), len(self._steps)), dtype=np.int64)
+        networks[:, -1] = last
+        for layer in range(len(self._steps) - 1, 0, -1):
+            cost = cost - self._steps[layer][last]
+            before = self._rows[layer - 1][view, :, cost] + self._pairs[layer - 1][view, :, last]
+            last = before.argmax(axis=1)
+            networks[:, layer - 1] = last
+        return networks

@@ -145,7 +145,7 @@ class Rows:
             bucket += int(self._found.steps[layer, option])
             value += float(effects.main[layer, option])
             before = network[layer - 1] if layer else 0
-            if layer:
+            if layer and effects.pairs is not None:
                 value += float(effects.pairs[layer - 1, before, option])
             if bucket >= self._width:
                 return ()
@@ -176,9 +176,10 @@ class Rows:
             if layer == 0 and step < self._width:
                 reached[step, 0, option] = main[option]
             elif step < self._width:
-                pairs = self._found.effects.pairs[layer - 1][:, option]
-                earlier = self._best[layer - 1][: self._width - step]
-                reached[step:, :, option] = earlier + pairs + main[option]
+                earlier = self._best[layer - 1][: self._width - step] + main[option]
+                if (pairs := self._found.effects.pairs) is not None:
+                    earlier += pairs[layer - 1][:, option]
+                reached[step:, :, option] = earlier
         return reached
 
     def _prefix(self, layer: int, bucket: int, option: int) -> Architecture:

@@ -71,8 +71,7 @@ def _typical(gains: Floats) -> float:
 def _tolled(gains: Floats, base: Architecture, toll: float) -> Effects:
     main = gains - toll
     main[np.arange(len(base)), base] = 0.0
-    layers, options = main.shape
-    return Effects(main, np.zeros((layers - 1, options, options)))
+    return Effects(main)
 
 
 def _best(supply: Supply, effects: Effects, base: Architecture) -> Architecture | None:

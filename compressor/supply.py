@@ -14,16 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.cost import Limit, costs_of, is_exact
-from compressor.cost_guess import CostGuess, single_changes
+from compressor.cost_guess import CostGuess
 from compressor.kernels import Effects, Floats, Networks
 from compressor.moves import Checked, Drawn, Recombined, Watch
 from compressor.reach import Reach
 from compressor.recombine import best_of_each_cost
+from compressor.rounding import rounded
 from compressor.space import Architecture
 
 _BUCKETS = 1000  # cost ranges where none are asked for
 _BASES = 4  # networks around which the first guess of the costs is taken
 _TABLE_WINDOW, _MEASURED_WINDOW = 64, 256  # known costs that correct the guess
+_PROPOSED = 40  # networks of each view beyond which one of each cost has to do
 _TRIES = 3  # recombinations with corrected costs before other sources are asked
 _MOST = 10.0  # share of a limit from which on costs are all the same to the guess
 _SURE = 1e-9  # least error of a guess, and least chance
@@ -74,15 +76,24 @@ class Supply:
         They are new, inside every exact limit, and in the band where it is known to hold one.
         """
         found: dict[Architecture, None] = {}
-        for place, effect in enumerate(effects):
-            for _ in range(_TRIES):
-                inside = self._checked(self._candidates(effect))
-                new = [a for a in inside if a not in seen]
+        left = dict(enumerate(effects))
+        for _ in range(_TRIES):
+            proposed = self._candidates(list(left.values()))
+            if not proposed:
+                break
+            good = self._checked(np.concatenate([move.networks for move in proposed]))
+            ends = np.cumsum([len(move.networks) for move in proposed])[:-1]
+            for place, kept, move in zip(list(left), np.split(good, ends), proposed, strict=True):
+                inside = [tuple(row) for row in move.networks[kept].tolist()]
+                new = [network for network in inside if network not in seen]
                 found |= dict.fromkeys(new)
                 if self._watch is not None:
+                    self._watch(move)
                     self._watch(Checked(place, tuple(inside), tuple(new)))
                 if inside:
-                    break
+                    del left[place]
+            if not left:
+                break
         return list(found)
 
     def random(self, seen: Container[Architecture]) -> Architecture | None:
@@ -99,10 +110,10 @@ class Supply:
         self._note_measured()
         return inside
 
-    def _checked(self, networks: Networks) -> list[Architecture]:
-        """Those inside and, where that can be had, in the band; the guesses learn."""
+    def _checked(self, networks: Networks) -> NDArray[np.bool_]:
+        """Which are inside and, where that can be had, in the band, [N]; the guesses learn."""
         if not len(networks):
-            return []
+            return np.zeros(0, dtype=bool)
         shares = np.zeros((len(self._exact), len(networks)))
         for row, (limit, guess) in enumerate(zip(self._exact, self._guesses, strict=False)):
             shares[row] = _shares(limit, networks)
@@ -111,32 +122,40 @@ class Supply:
                 self._weights[row] *= _STRAIN
         self._weights = np.maximum(self._weights / self._weights.sum(), 0.02)
         full = self._reach.tightness if self._reach.holds_band and not self._ranged else -math.inf
-        return [tuple(row) for row in networks[self._kept(shares, full)].tolist()]
+        return self._kept(shares, full)
 
-    def _candidates(self, effects: Effects) -> Networks:
-        """Recombines with the guessed costs, mixed into one where there are several limits."""
+    def _candidates(self, effects: Sequence[Effects]) -> list[Recombined]:
+        """Recombines with the guessed costs, mixed into one where there are several limits.
+
+        Empty where not even the cheapest network seems to be near the limits.
+        """
         weights = self._weights / self._weights.sum()
         table = sum(w * g.table for w, g in zip(weights, self._guesses, strict=True))
         offset = sum(w * g.offset for w, g in zip(weights, self._guesses, strict=True))
-        table = np.where(self._real, table, np.inf)
-        cheapest = table.min(axis=1, keepdims=True)
+        cheapest = np.where(self._real, table, np.inf).min(axis=1, keepdims=True)
         start = offset + float(cheapest.sum())
         error = max(guess.error for guess in self._guesses)
-        layers = len(table)
         top = 1.0 + min(0.1, error)
         if start >= top:
-            return np.zeros((0, layers), dtype=np.int64)
+            return []
         unit = (top - start) / self._buckets
-        steps = np.where(self._real, np.rint((table - cheapest) / unit), 0).astype(np.int64)
+        costs = np.where(self._real, (table - cheapest) / unit, 0)
+        forms = [
+            rounded(np.where(self._real, view.main, -np.inf), costs, self._buckets)
+            for view in effects
+        ]
+        steps, shifts, spread = forms[0].steps, [f.shift for f in forms], 2 * forms[0].spread
         low = self._reach.tightness if len(weights) == 1 else self._reach.tightness * 0.8
         low = float(weights @ np.maximum(self._lows, 0)) if self._ranged else low
-        first = math.floor((low - start - error) / unit) if self._aims else 0
-        main = np.where(self._real, effects.main, -np.inf)
-        known, window = Effects(main, effects.pairs), (first, self._buckets)
-        networks = _best(known, best_of_each_cost(known, steps, window))
-        if self._watch is not None:
-            self._watch(Recombined(known, steps, window, float(start), float(unit), networks))
-        return networks
+        first = (low - start - error) / unit - max(shifts) - spread if self._aims else 0
+        window = math.floor(first), max(0, math.ceil(self._buckets - min(shifts) + spread))
+        each = max(1, min(2, _PROPOSED // (1 + window[1] - max(0, window[0]))))
+        views = [Effects(f.main, view.pairs) for f, view in zip(forms, effects, strict=True)]
+        found = best_of_each_cost(views, steps, window, each)
+        return [
+            Recombined(view, steps, window, float(start), float(unit), _best(view, networks))
+            for view, networks in zip(views, found, strict=True)
+        ]
 
     def _kept(self, shares: Floats, full: float = -math.inf) -> NDArray[np.bool_]:
         """Which networks keep the exact limits and fill one so far, from shares of these, [N]."""
@@ -179,10 +198,14 @@ class Supply:
 
     def _exact_guess(self, limit: Limit, bases: Networks) -> CostGuess:
         """The mean effect of each option around the bases; exact for additive costs."""
-        sizes = self._reach.sizes
-        shares = _shares(limit, single_changes(sizes, bases)).reshape(len(bases), -1)
         table = np.zeros(self._real.shape)
-        table[self._real] = (shares - _shares(limit, bases)[:, None]).mean(axis=0)
+        for base in bases:
+            # one layer after the other, since all changes together take memory
+            for layer, size in enumerate(self._reach.sizes):
+                changed = np.repeat(base[None], size, axis=0)
+                changed[:, layer] = np.arange(size)
+                table[layer, :size] += _shares(limit, changed)
+        table = np.where(self._real, table - _shares(limit, bases).sum(), 0) / len(bases)
         guess = CostGuess(table, 0.0, _TABLE_WINDOW)
         offset = float((_shares(limit, bases) - guess.of(bases)).mean())
         return CostGuess(table, offset, _TABLE_WINDOW)

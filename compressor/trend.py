@@ -50,20 +50,16 @@ class Trend:
 
     def effects(self) -> Effects:
         """The same as effects of options."""
-        return self._as_effects(self._slope * self._table)
+        return Effects(self._slope * self._table)
 
     def view(self, rng: np.random.Generator) -> Effects:
         """Effects as they might be where each layer weighs somewhat more or less than measured."""
         weights = np.exp(_SPREAD * rng.standard_normal((len(self._table), 1)))
-        return self._as_effects(self._slope * weights * self._table)
+        return Effects(self._slope * weights * self._table)
 
     def _sums(self, networks: Networks) -> Floats:
         total: Floats = self._table[np.arange(len(self._table)), networks].sum(axis=1)
         return total
-
-    def _as_effects(self, main: Floats) -> Effects:
-        layers, options = main.shape
-        return Effects(main, np.zeros((layers - 1, options, options)))
 
 
 def require_form(what: str, hints: Hints, sizes: Sequence[int]) -> None:

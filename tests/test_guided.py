@@ -142,10 +142,22 @@ def test_noisy_searches_resume_from_any_prefix(tmp_path: Path, prefix: int, batc
 
 
 _PROGRAM = """
-from tests.test_guided import problem, true_score
-from compressor.search import layer_nas
-print([c.architecture for c in layer_nas(**problem(), score=true_score, evaluations=25).scored])
+from concurrent.futures import ThreadPoolExecutor
+from tests.test_guided import in_batches, scored
+print(scored(), in_batches(ThreadPoolExecutor(3).map))
 """
+
+
+def scored() -> list[Architecture]:
+    """What a search scores, in order."""
+    return [c.architecture for c in layer_nas(**problem(), score=true_score, evaluations=25).scored]
+
+
+def in_batches(executor: Any) -> list[Architecture]:
+    """The same, four at once."""
+    four = SearchSettings(batch=4)
+    arguments = {**problem(), "score": true_score, "evaluations": 25, "settings": four}
+    return [c.architecture for c in layer_nas(**arguments, executor=executor).scored]
 
 
 def test_the_same_in_another_process() -> None:
@@ -157,8 +169,34 @@ def test_the_same_in_another_process() -> None:
         ).stdout
         for hashes in ("1", "2")
     }  # fmt: skip
-    here = layer_nas(**problem(), score=true_score, evaluations=25)
-    assert outputs == {f"{[c.architecture for c in here.scored]}\n"}
+    assert outputs == {f"{scored()} {in_batches(map)}\n"}
+
+
+def test_networks_of_many_layers_are_proposed_near_the_limit() -> None:
+    """With fewer buckets than layers, so that most options cost less than half a bucket."""
+    rng = np.random.default_rng(0)
+    widths = rng.random((80, 6)).cumsum(axis=1)
+    strengths = np.exp(rng.normal(size=80))
+
+    class Sum:
+        unit, monotone = "madds", True
+
+        def __call__(self, architecture: Architecture) -> float:
+            return float(widths[np.arange(80), architecture].sum())
+
+    def score(architecture: Architecture) -> float:
+        return float(strengths @ np.log1p(architecture))
+
+    arguments: dict[str, Any] = {
+        "sizes": [6] * 80,
+        "limits": [Limit(Sum(), 0.5 * widths[:, -1].sum())],
+        "score": score,
+        "evaluations": 40,
+    }
+    few = layer_nas(**arguments, settings=SearchSettings(buckets=60)).best.score
+    many = layer_nas(**arguments, settings=SearchSettings(buckets=1000)).best.score
+    drawn = random_search(**arguments).best.score
+    assert few - drawn > 0.7 * (many - drawn) > 0
 
 
 class Steps:

@@ -40,7 +40,7 @@ ONLY = {
 SEARCH = (
     "errors", "progress", "coupling", "space", "budget", "cost", "outcome", "journal", "reach",
     "buckets", "settings", "ledger", "published", "kernels", "surrogate", "recombine", "cost_guess",
-    "supply", "guided", "search", "search_notes", "moves", "rows", "trace",
+    "memory", "rounding", "supply", "guided", "search", "search_notes", "moves", "rows", "trace",
     "recorder", "retrace", "baselines", "limits", "result", "report", "charts", "plain",
     "timing", "measure", "latency", "slicing", "files",
 )  # fmt: skip

@@ -37,8 +37,26 @@ def test_finds_the_best_network_of_every_cost(
             value = float(effects.of(np.array([network]))[0])
             best[cost] = max(best.get(cost, -np.inf), value)
     found: dict[int, float] = {}
-    for row in best_of_each_cost(effects, steps, window):
+    for row in best_of_each_cost([effects], steps, window)[0]:
         assert all(0 <= option < size for option, size in zip(row, sizes, strict=True))
         cost = int(steps[layers, row].sum())
         found[cost] = max(found.get(cost, -np.inf), float(effects.of(row[None])[0]))
     assert found == best
+
+
+@settings(max_examples=100, deadline=None)
+@given(case=cases())
+def test_views_are_independent_and_no_pairs_are_pairs_of_zero(
+    case: tuple[list[int], Effects, np.ndarray, tuple[int, int]],
+) -> None:
+    _, effects, steps, window = case
+    alone = Effects(effects.main)
+    nothing = Effects(effects.main, np.zeros_like(effects.pairs))
+    # beside a view whose layers interact, all are recombined as if theirs did
+    together = best_of_each_cost([nothing, effects, alone], steps, window)
+    layers = np.arange(len(steps))
+    for found, view in zip(together, (alone, effects, alone), strict=True):
+        (single,) = best_of_each_cost([view], steps, window)
+        costs = [steps[layers, networks].sum(axis=1).tolist() for networks in (found, single)]
+        assert costs[0] == costs[1]
+        np.testing.assert_array_equal(view.of(found), view.of(single))

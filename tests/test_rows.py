@@ -22,9 +22,8 @@ START, WIDTH = 0.25, 0.125
 def _recombined(case: Case) -> Recombined:
     _, effects, steps, (low, high) = case
     window = (low, max(0, high))
-    return Recombined(
-        effects, steps, window, START, WIDTH, best_of_each_cost(effects, steps, window)
-    )
+    (networks,) = best_of_each_cost([effects], steps, window)
+    return Recombined(effects, steps, window, START, WIDTH, networks)
 
 
 def _value(effects: Effects, prefix: Architecture) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from compressor.errors import (
 )
 from compressor.journal import Journal
 from compressor.outcome import Outcome
+from compressor.reach import Reach
 from compressor.search import SearchSettings, layer_nas
 from compressor.settings import Strategy
 from compressor.space import Architecture
@@ -43,6 +45,17 @@ class Additive:
 
     def __call__(self, architecture: Architecture) -> float:
         return sum(row[o] for row, o in zip(self.table, architecture, strict=True))
+
+
+@dataclass
+class Counted(Additive):
+    """The same, and how often it was asked."""
+
+    calls: int = 0
+
+    def __call__(self, architecture: Architecture) -> float:
+        self.calls += 1
+        return super().__call__(architecture)
 
 
 @dataclass
@@ -327,6 +340,19 @@ def test_table_and_measured_limit_hold_together() -> None:
         assert candidate.costs["latency"] <= 40.0
 
 
+def test_draws_in_networks_of_many_layers_cost_little() -> None:
+    """Sums over many layers are all alike, so uniform draws would never be in the band."""
+    cost = Counted([[1, 2, 3, 4]] * 60)
+    reach = Reach([4] * 60, [Limit(cost, 100)], 0.97)
+    rng = random.Random(0)  # noqa: S311 - reproducible draws
+    drawn = [reach.draw(rng) for _ in range(3)]
+    assert all(network is not None and 97 <= cost(network) <= 100 for network in drawn)
+    assert len(set(drawn)) == 3
+    cost.calls = 0
+    reach.draw(rng)
+    assert cost.calls < 100
+
+
 def test_same_seed_same_result_with_any_executor() -> None:
     first = layer_nas(**_chain(0.5), seed=3)
     with ThreadPoolExecutor(3) as pool:
@@ -334,6 +360,36 @@ def test_same_seed_same_result_with_any_executor() -> None:
     other = layer_nas(**_chain(0.5), seed=4)
     assert first == second
     assert first.scored != other.scored
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_the_time_that_workers_take_changes_nothing(noisy: bool) -> None:
+    """Later networks of a batch are done first."""
+    arguments = {
+        **_chain(0.5),
+        "evaluations": 40,
+        "settings": SearchSettings(batch=4, deterministic=not noisy),
+    }
+    plain = layer_nas(**arguments)
+    finished: list[int] = []
+
+    def executor(judge: Any, networks: Any) -> Any:
+        items = list(networks)
+        ready = [Event() for _ in items]
+
+        def run(place: int) -> Outcome:
+            if place + 1 < len(items):
+                ready[place + 1].wait(60)
+            outcome = judge(items[place])
+            finished.append(place)
+            ready[place].set()
+            return outcome
+
+        with ThreadPoolExecutor(len(items)) as pool:
+            return list(pool.map(run, range(len(items))))
+
+    assert layer_nas(**arguments, executor=executor) == plain
+    assert finished != sorted(finished)
 
 
 def test_the_batch_can_be_sent_to_other_processes() -> None:

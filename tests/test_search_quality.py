@@ -70,6 +70,7 @@ def test_ratios_have_a_floor_and_none_where_random_has_no_regret() -> None:
     found = summary(cells, ["random", "guided", "tpe"])["guided"]
     assert found["vs_random"] == pytest.approx(0.01)
     assert found["worst_vs_random"] == pytest.approx(0.01)
+    assert found["mean_vs_random"] == pytest.approx(0.01)
     assert found["vs_tpe"] == pytest.approx(0.02)
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from compressor.kernels import Kernels
+from compressor.kernels import Kernels, Marks
 from compressor.surrogate import Surrogate
 
 SIZES = (4, 3, 1, 5)
@@ -19,35 +19,104 @@ def _additive(networks: np.ndarray) -> np.ndarray:
     return sum(table[networks[:, i]] for i, table in enumerate(tables))
 
 
-def test_covariances_are_symmetric_and_fit_their_variances() -> None:
-    kernels, networks = Kernels(SIZES), _networks(30)
-    parts = kernels.between(networks, networks)
-    assert parts.shape == (len(kernels.prior), 30, 30)
-    np.testing.assert_allclose(parts, parts.transpose(0, 2, 1), atol=1e-12)
-    np.testing.assert_allclose(
-        np.diagonal(parts, axis1=1, axis2=2), kernels.variances(networks), atol=1e-12
-    )
-    assert (np.linalg.eigvalsh(parts) > -1e-9).all()
+def _kernels(paired: bool) -> Kernels:
+    """With or without interactions of neighbouring layers."""
+    kernels = Kernels(SIZES if paired else [*SIZES, *[40] * 4])
+    assert kernels.paired == paired
+    return kernels
 
 
-def test_draws_of_effects_have_the_covariance_of_their_parts() -> None:
-    kernels, networks = Kernels(SIZES), _networks(6)
-    rng = np.random.default_rng(0)
-    amounts = np.append(rng.uniform(size=len(kernels.prior) - 1), 0.0)
-    draws = np.stack([kernels.draw(amounts, rng).of(networks) for _ in range(4000)])
-    expected = np.tensordot(amounts, kernels.between(networks, networks), 1)
+def _some(kernels: Kernels, count: int, seed: int = 0) -> Marks:
+    networks = _networks(count, seed)
+    more = np.random.default_rng(seed).integers(0, 40, (count, kernels.layers - len(SIZES)))
+    return kernels.marked(np.concatenate([networks, more], axis=1))
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_covariances_are_symmetric_and_fit_their_variances(paired: bool) -> None:
+    kernels = _kernels(paired)
+    some = _some(kernels, 30)
+    for amounts in np.eye(len(kernels.prior)):
+        part, variances = kernels.covariance(some, some, amounts)
+        np.testing.assert_allclose(part, part.T, atol=1e-12)
+        np.testing.assert_allclose(part.diagonal(), variances, atol=1e-12)
+        assert (np.linalg.eigvalsh(part) > -1e-9).all()
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_the_parts_add_up_to_the_covariance(paired: bool) -> None:
+    kernels = _kernels(paired)
+    some = _some(kernels, 20)
+    amounts = np.random.default_rng(0).uniform(size=len(kernels.prior))
+    common, own = np.split(amounts, [kernels.common])
+    total = np.tensordot(common, kernels.between(some, some), 1) + kernels.own(some, some, own)
+    np.testing.assert_allclose(kernels.covariance(some, some, amounts)[0], total, atol=1e-12)
+
+
+def test_contents_of_own_parts_are_those_of_each_part() -> None:
+    kernels = _kernels(paired=True)
+    some, rng = _some(kernels, 9), np.random.default_rng(0)
+    inverse, weights = rng.normal(size=(9, 9)), rng.normal(size=9)
+    inverse += inverse.T
+    fits, traces = kernels.own_contents(some, inverse, weights)
+    for layer, one in enumerate(np.eye(kernels.layers)):
+        part = kernels.own(some, some, one)
+        assert fits[layer] == pytest.approx(weights @ part @ weights)
+        assert traces[layer] == pytest.approx(np.trace(inverse @ part))
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_draws_of_effects_have_the_covariance_of_their_parts(paired: bool) -> None:
+    kernels = _kernels(paired)
+    some, rng = _some(kernels, 6), np.random.default_rng(0)
+    amounts = rng.uniform(size=len(kernels.prior))
+    amounts[kernels.common - 2 : kernels.common] = 0  # these have no effects
+    draws = np.stack([kernels.draw(amounts, rng).of(some.networks) for _ in range(4000)])
+    expected, _ = kernels.covariance(some, some, amounts)
     spread = np.sqrt(np.outer(expected.diagonal(), expected.diagonal()))
     np.testing.assert_allclose((draws.T @ draws / 4000 - expected) / spread, 0, atol=0.1)
 
 
-def test_effects_are_the_covariance_with_the_weighted_scores() -> None:
-    kernels, networks, others = Kernels(SIZES), _networks(8), _networks(5, seed=1)
-    amounts = np.append(np.random.default_rng(0).uniform(size=len(kernels.prior) - 1), 0.0)
+@pytest.mark.parametrize("paired", [True, False])
+def test_effects_are_the_covariance_with_the_weighted_scores(paired: bool) -> None:
+    kernels = _kernels(paired)
+    some, others = _some(kernels, 8), _some(kernels, 5, seed=1)
+    amounts = np.random.default_rng(0).uniform(size=len(kernels.prior))
+    amounts[kernels.common - 2 : kernels.common] = 0
     weights = np.random.default_rng(1).normal(size=8)
-    cross = np.tensordot(amounts, kernels.between(others, networks), 1)
+    cross, _ = kernels.covariance(others, some, amounts)
     np.testing.assert_allclose(
-        kernels.effects(networks, weights, amounts).of(others), cross @ weights, atol=1e-12
+        kernels.effects(some, weights, amounts).of(others.networks), cross @ weights, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_what_is_updated_is_what_would_be_computed_anew(step: int) -> None:
+    networks, others = _networks(90), _networks(10, seed=3)
+    scores = _additive(networks)
+    model = Surrogate(SIZES, deterministic=False)
+    renewals = 0
+    for start in range(0, 90, step):
+        before = model.amounts if start else None
+        model.learn(networks[start : start + step], scores[: start + step])
+        model.pretend(others[:2])
+        renewals += before is None or not np.array_equal(before, model.amounts)
+    assert 10 < renewals < 90 / step
+    model.learn(networks[90:], scores)
+    known = model._kernels.marked(networks)
+    new = model._kernels.marked(others)
+    amounts, level = model.amounts, model._level
+
+    def covariance(one: Marks, two: Marks) -> np.ndarray:
+        return model._kernels.covariance(one, two, amounts[:-1])[0] + level
+
+    inverse = np.linalg.inv(covariance(known, known) + amounts[-1] * np.eye(90))
+    cross = covariance(new, known)
+    mean, deviation = model.predict(others)
+    rest = scores - scores.mean()
+    np.testing.assert_allclose(mean, scores.mean() + cross @ inverse @ rest, rtol=1e-8)
+    variance = covariance(new, new) - cross @ inverse @ cross.T
+    np.testing.assert_allclose(deviation**2, variance.diagonal(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("step", [1, 40])
