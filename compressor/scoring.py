@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from compressor.assembly import Assembler
-from compressor.data import Batches, Inputs
+from compressor.data import Batches, Inputs, split
 from compressor.errors import DataError
 from compressor.evaluate import Score, as_number, attempt, recalibrate
 from compressor.few import few_images, other_images
 from compressor.finetune import Recipe, best_score, fine_tune
-from compressor.judge import make_judge
+from compressor.judge import Judge, make_judge
 from compressor.ledger import Known
 from compressor.library import LayerLibrary
 from compressor.probe import Probe
@@ -26,6 +26,8 @@ from compressor.space import Architecture
 from compressor.structure import materialise
 from compressor.trend import Hints
 from compressor.trials import Trials
+
+_WORTH = 8  # evaluations that a probe may take
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ class Scorer:
         """What single choices cost, to start the search from and to steer it by.
 
         Told in agreement with the original on a few calibration images, whatever the score is; it
-        needs no labels. Empty where networks are not refitted before they are scored, or where
+        needs no labels. There is no probe where it would take longer than a few evaluations.
+        Empty where networks are not refitted before they are scored, or where
         outputs cannot be compared, which only the user's own score can judge.
         """
         if self._trials is None:
@@ -121,7 +124,18 @@ class Scorer:
         except DataError as error:
             progress(Event("sensitivity", 0, None, f"left out: {error}"))
             return Guide()
-        return Guide(hints, Probe(self._trials, space, judge, progress))
+        probe = Probe(self._trials, space, judge, progress)
+        return Guide(hints, probe if self._probe_pays(judge) else None)
+
+    def _probe_pays(self, judge: Judge) -> bool:
+        """Whether a probe takes no longer than a few evaluations; counted in images."""
+        if not isinstance(self._score, Judge):
+            return True  # nobody knows how long someone else's function takes
+        refitted = _images(few_images(self._calibration))
+        neighbours = sum(min(2, len(layer.choices) - 1) for layer in self.library.space.layers)
+        # half of the network is what each has in common with the one before
+        probed = neighbours * (refitted + _images(judge.batches)) / 2
+        return probed <= _WORTH * (refitted + _images(self._score.batches))
 
     def __call__(self, architecture: Architecture) -> float:
         """The score of an architecture."""
@@ -196,3 +210,8 @@ class Scorer:
         batches = self._calibration if self._training is None else self._training
         recipe = Recipe(epochs, seed=self._recipes.seed)
         return fine_tune(model, self.library.model, batches, self._score, recipe, progress)
+
+
+def _images(batches: Batches) -> int:
+    inputs = (split(batch)[0][0] for batch in batches)
+    return sum(len(x) if x.dim() else 1 for x in inputs)

@@ -9,9 +9,10 @@ import pytest
 
 from compressor.judge import make_judge
 from compressor.probe import Probe, beside
+from compressor.scoring import Recipes, Scorer
 from compressor.space import Choice
 from tests import networks
-from tests.test_library import images
+from tests.test_library import EXAMPLE, images
 from tests.test_trials import candidates, library, trials
 
 
@@ -51,3 +52,20 @@ def test_of_another_kernel_the_most_alike_width_is_beside() -> None:
     choices = [Choice(channels=c, kernel=k) for c, k in pairs]
     near = {pairs[o] for o in beside(choices, pairs.index((16, 5)))}
     assert near == {(8, 5), (32, 5), (16, 3), (32, 7)}
+
+
+@pytest.mark.parametrize(("judging", "pays"), [(1, False), (40, True)])
+def test_no_probe_where_it_takes_longer_than_a_few_evaluations(judging: int, pays: bool) -> None:
+    made, calibration = library(networks.Residual), images(24)
+    assert sum(map(len, calibration)) == 384
+    judge = make_judge("agreement", images(judging), made.model)
+    scorer = Scorer(made, EXAMPLE, calibration, judge, Recipes())
+    guide = scorer.guide()
+    assert guide.hints is not None
+    assert (guide.probe is not None) == pays
+
+
+def test_whoever_brings_a_score_gets_a_probe() -> None:
+    made = library(networks.Residual)
+    scorer = Scorer(made, EXAMPLE, images(24), lambda _: 0.0, Recipes())
+    assert scorer.guide().probe is not None
