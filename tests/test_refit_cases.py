@@ -74,6 +74,7 @@ def test_a_refit_that_fails_leaves_nothing_to_the_next_candidate(
     ours, library = trials(networks.Residual)
     architecture = middle(library.space)
     wanted = ours(architecture)
+    ours.network(library.space.original)  # so that there is something to refit
     solved, calls = refit_step.solved, []
 
     def failing(*args: Any, **how: Any) -> Any:

@@ -337,26 +337,6 @@ def test_judged_with_what_is_known_as_if_from_scratch(network: Any) -> None:
         assert ours(architecture) == pytest.approx(judge(ours.network(architecture)), rel=1e-6)
 
 
-def test_a_refit_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    judge = make_judge("agreement", images(2), library().model)
-    ours = trials(judge)
-    first, second = candidates(2)
-    ours.network(first)
-    solve, calls = Step.solve, []
-
-    def fail(self: Step, *arguments: Any) -> None:
-        calls.append(1)
-        if len(calls) == 2:
-            raise RuntimeError("broken")
-        solve(self, *arguments)
-
-    monkeypatch.setattr(Step, "solve", fail)
-    with pytest.raises(RuntimeError, match="broken"):
-        ours.network(second)
-    expected = trials(judge)(first)
-    assert ours(first) == pytest.approx(expected, rel=1e-6)
-
-
 def test_what_comes_before_the_first_difference_is_not_refitted_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
