@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.support import environment, sample
 from compressor.assembly import Assembler
@@ -46,14 +46,15 @@ def neighbours(library: LayerLibrary, base: Architecture) -> list[Architecture]:
     return [base, *(with_option(base, i, o) for i, o in pairs)]
 
 
-def values(judge: Judge, trials: Trials, network: Architecture) -> Tensor:
-    """What the judge says of each image, `[N]`."""
-    candidate = trials.network(network)
-    found = []
+def values(judges: Sequence[Judge], candidate: nn.Module) -> Tensor:
+    """What each judge says of each image, `[judges, N]`."""
+    found: list[list[Tensor]] = [[] for _ in judges]
     with evaluating(candidate):
-        for number, inputs, targets in judge.inputs(torch.device("cpu")):
-            found.append(judge.values(number, forward(candidate, inputs), targets))
-    return torch.cat(found)
+        for number, inputs, targets in judges[0].inputs(torch.device("cpu")):
+            outputs = forward(candidate, inputs)
+            for judge, row in zip(judges, found, strict=True):
+                row.append(judge.values(number, outputs, targets))
+    return torch.stack([torch.cat(row) for row in found])
 
 
 def correlation(few: Tensor, all_others: Tensor, count: int) -> float:
@@ -110,13 +111,10 @@ def measured(name: str, budget: str, images: int) -> dict[str, object]:
     trials = Trials(model, assembler, refitter, lambda _: 0.0, lambda _: True)
     shown = _first(module.validation_data(), images)
     networks = neighbours(library, found.best.architecture)
-    accuracy = Judge("top1", shown)
-    right = torch.stack([values(accuracy, trials, n) for n in networks])
-    table = {}
-    for temperature in TEMPERATURES:
-        judge = make_judge("agreement", shown, model, temperature)
-        table[temperature] = torch.stack([values(judge, trials, n) for n in networks])
-        print(f"  temperature {temperature:g}", file=sys.stderr)
+    soft = [make_judge("agreement", shown, model, t) for t in TEMPERATURES]
+    judges = [Judge("top1", shown), *soft]
+    right, *found_at = torch.stack([values(judges, trials.network(n)) for n in networks], dim=1)
+    table = dict(zip(TEMPERATURES, found_at, strict=True))
     rows = {
         f"{temperature:g}": {
             **{f"{n} images": correlation(table[temperature], table[1.0], n) for n in COUNTS},

@@ -5,7 +5,7 @@
 Weights and images are read from the folder in $COMPRESSOR_SHARED (default: `shared` beside this
 repository): `weights/cifar10_resnet20_akamaster.pt`, and `data/cifar10` with mosaics of 1,000
 images each, `train_00.webp` … `train_49.webp`, `test_00.webp` … `test_09.webp`, and `labels.npz`.
-The first 512 training images calibrate, the last 2,000 decide the search, the others train.
+The first 1,024 training images calibrate, the last 2,000 decide the search, the others train.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WEIGHTS = SHARED / "weights" / "cifar10_resnet20_akamaster.pt"
 IMAGES = SHARED / "data" / "cifar10"
 MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).reshape(1, 3, 1, 1)
-CALIBRATION, SEARCH = 512, 2000
+CALIBRATION, SEARCH = 1024, 2000
 
 
 class Block(nn.Module):
