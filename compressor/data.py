@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from compressor.errors import DataError
 
+_ALIKE = 1e-4  # largest difference that the order of summation may make, by the output's scale
+
 Inputs: TypeAlias = tuple[Tensor, ...]
 Batches: TypeAlias = Iterable[Any]
 
@@ -138,6 +140,33 @@ def divided(calibration: Batches) -> tuple[Batches, Batches]:
         for part in (slice(None, here), slice(here, None))
     )
     return [*batches[:-1], first], [last]
+
+
+def size_of(inputs: Inputs) -> int:
+    """How many inputs a batch holds."""
+    return inputs[0].shape[0] if inputs[0].dim() else 1
+
+
+def part_of(inputs: Inputs, part: slice) -> Inputs:
+    """Some of a batch; what has no batch dimension stays whole."""
+    size = size_of(inputs)
+    return tuple(x[part] if x.dim() and x.shape[0] == size else x for x in inputs)
+
+
+def slices(begin: int, end: int, most: int) -> list[slice]:
+    """Parts of a range, each of at most so many."""
+    return [slice(i, min(i + most, end)) for i in range(begin, end, most)]
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two outputs are tensors of one form and equal but for the order of summation."""
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        return False
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    one, other = one.double(), other.double()
+    scale = float(one.abs().max()) if one.numel() else 0.0
+    return torch.allclose(one, other, rtol=0.0, atol=_ALIKE * scale)
 
 
 def on(device: torch.device, tensors: Inputs) -> Inputs:

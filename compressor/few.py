@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from compressor.counting import evaluating, forward
-from compressor.data import Batches, Inputs, split
+from compressor.data import Batches, Inputs, alike, part_of, size_of, slices, split
 
 _MOST = 64  # images shown at once on a CPU, fewer where they are large: activations stay in caches
 _LEAST = 4
 _POSITIONS = 1 << 18  # in all of them
-_ALIKE = 1e-4  # largest difference between a batch shown in parts and as a whole, by its scale
 _IMAGES = 128  # that candidates are refitted to
 _OTHERS = 256  # further ones, for comparing what was refitted
 
@@ -39,11 +38,9 @@ def _inputs_between(calibration: Batches, first: int, last: int) -> list[tuple[I
     passed = 0
     for batch in calibration:
         inputs, _ = split(batch)
-        size = inputs[0].shape[0] if inputs[0].dim() else 1
+        size = size_of(inputs)
         begin, end = max(0, first - passed), min(size, last - passed)
-        for part in slices(begin, end, at_once(inputs)):
-            whole = part == slice(0, size)
-            found.append((inputs if whole else tuple(_only(x, size, part) for x in inputs),))
+        found += [(part_of(inputs, part),) for part in slices(begin, end, at_once(inputs))]
         passed += size
         if passed >= last:
             break
@@ -58,32 +55,16 @@ def at_once(inputs: Inputs) -> int:
     return max(_LEAST, min(_MOST, _POSITIONS // positions))
 
 
-def slices(begin: int, end: int, most: int) -> list[slice]:
-    """Parts of a range, each of at most so many."""
-    return [slice(i, min(i + most, end)) for i in range(begin, end, most)]
-
-
-def _only(x: Tensor, size: int, part: slice) -> Tensor:
-    """Some of a batch; what has no batch dimension stays whole."""
-    return x[part] if x.dim() and x.shape[0] == size else x
-
-
 def divisible(model: nn.Module, inputs: Inputs, parts: Sequence[slice]) -> bool:
     """Whether the network answers parts of a batch as it answers the whole."""
     with evaluating(model):
         whole = tree_leaves(forward(model, inputs))
         each = [tree_leaves(forward(model, tuple(x[part] for x in inputs))) for part in parts]
-    return all(_alike(one, [leaves[place] for leaves in each]) for place, one in enumerate(whole))
+    return all(alike(one, _joined([x[place] for x in each])) for place, one in enumerate(whole))
 
 
-def _alike(whole: object, parts: Sequence[object]) -> bool:
-    tensors = [x for x in parts if isinstance(x, Tensor) and x.dim()]
-    if not isinstance(whole, Tensor) or len(tensors) < len(parts):
-        return False
-    if any(x.shape[1:] != whole.shape[1:] for x in tensors):
-        return False
-    joined = torch.cat(tensors)
-    if joined.shape != whole.shape:
-        return False
-    scale = float(whole.abs().max()) if whole.numel() else 0.0
-    return torch.allclose(joined, whole, rtol=0.0, atol=_ALIKE * scale)
+def _joined(leaves: Sequence[object]) -> Tensor | None:
+    tensors = [x for x in leaves if isinstance(x, Tensor) and x.dim()]
+    if len(tensors) < len(leaves) or len({x.shape[1:] for x in tensors}) > 1:
+        return None
+    return torch.cat(tensors)

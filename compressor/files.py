@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -45,6 +46,11 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
 def write_text(path: Path, text: str) -> Path:
     """Writes a text file in UTF-8 as a whole; see `write_atomic`."""
     return write_atomic(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, data: object) -> Path:
+    """Writes plain values as a whole; see `write_atomic`. What JSON cannot hold is refused."""
+    return write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager

@@ -108,12 +108,9 @@ class Guided:
         views = [self._trend.effects()]
         views += [self._trend.view(self._draws) for _ in range(count - 1)]
         for view in views:
-            networks = self._supply.recombined([view], found)
-            values = view.of(np.array(networks, dtype=np.int64)) if networks else np.zeros(0)
-            for place in np.argsort(-values, kind="stable").tolist():
-                if not self._supply.measured or self._supply.measured_inside(networks[place]):
-                    found[networks[place]] = None
-                    break
+            network = self._supply.best(view, found)
+            if network is not None:
+                found[network] = None
         return list(found)
 
     def _around(self) -> list[Architecture]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from compressor.budget import parse_budget
 from compressor.errors import BudgetError, RunError
-from compressor.files import write_text
+from compressor.files import write_json
 from compressor.plain import decode, encode
 from compressor.result import Figures, RunSummary, Setting
 
@@ -86,8 +86,7 @@ class Overview:
         Raises:
             RunError: the directory cannot be written.
         """
-        text = json.dumps(self.to_json(), indent=1, allow_nan=False)
-        return write_text(run / FILE_NAME, text + "\n")
+        return write_json(run / FILE_NAME, self.to_json())
 
     @classmethod
     def read(cls, run: Path) -> Overview:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from compressor.counting import evaluating
-from compressor.data import Batches, Inputs, device_of, on, split
+from compressor.data import Batches, Inputs, device_of, on, part_of, size_of, slices, split
 from compressor.patches import channel_dim
 
 _DRAWS = 2  # random projections of the output
@@ -66,12 +66,7 @@ def relevance(model: nn.Module, names: Sequence[str], calibration: Batches) -> R
 
 
 def _parts(inputs: Inputs) -> list[Inputs]:
-    size = inputs[0].shape[0] if inputs[0].dim() else 1
-    starts = range(0, size, _AT_ONCE)
-    return [
-        tuple(x[s : s + _AT_ONCE] if x.dim() and x.shape[0] == size else x for x in inputs)
-        for s in starts
-    ]
+    return [part_of(inputs, part) for part in slices(0, size_of(inputs), _AT_ONCE)]
 
 
 def _squares(

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from compressor.budget import format_cost
 from compressor.errors import RunError
-from compressor.files import write_text
+from compressor.files import write_json
 from compressor.plain import decode, encode
 from compressor.space import Architecture, Choice, Frozen, SearchSpace
 
@@ -185,8 +185,7 @@ class RunSummary:
         Raises:
             RunError: the directory cannot be written.
         """
-        text = json.dumps(self.to_json(), indent=1, allow_nan=False)
-        return write_text(run / FILE_NAME, text + "\n")
+        return write_json(run / FILE_NAME, self.to_json())
 
     @classmethod
     def read(cls, run: Path) -> RunSummary:

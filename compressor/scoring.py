@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from compressor.assembly import Assembler
-from compressor.data import Batches, Inputs, split
+from compressor.data import Batches, Inputs, size_of, split
 from compressor.errors import DataError
 from compressor.evaluate import Score, as_number, attempt, recalibrate
 from compressor.few import few_images, other_images
@@ -96,8 +96,8 @@ class Scorer:
         self._trials: Trials | None = None
         if recipes.refit and not recipes.epochs:
             assembler = Assembler(library.model, library.space, library.consumers)
-            few = few_images(calibration)
-            refitter = Refitter(library.model, library.space, example, few, remember=True)
+            self._few = few_images(calibration)
+            refitter = Refitter(library.model, library.space, example, self._few, remember=True)
             self._trials = Trials(library.model, assembler, refitter, score, eligible)
 
     def resume(self, known: Known) -> None:
@@ -131,11 +131,13 @@ class Scorer:
         """Whether a probe takes no longer than a few evaluations; counted in images."""
         if not isinstance(self._score, Judge):
             return True  # nobody knows how long someone else's function takes
-        refitted = _images(few_images(self._calibration))
+        refitted = _images(self._few)
         neighbours = sum(min(2, len(layer.choices) - 1) for layer in self.library.space.layers)
         # half of the network is what each has in common with the one before
         probed = neighbours * (refitted + _images(judge.batches)) / 2
-        return probed <= _WORTH * (refitted + _images(self._score.batches))
+        # no more is read of the validation data than it takes to know
+        needed = math.ceil(probed / _WORTH - refitted)
+        return _images(self._score.batches, needed) >= needed
 
     def __call__(self, architecture: Architecture) -> float:
         """The score of an architecture."""
@@ -212,6 +214,11 @@ class Scorer:
         return fine_tune(model, self.library.model, batches, self._score, recipe, progress)
 
 
-def _images(batches: Batches) -> int:
-    inputs = (split(batch)[0][0] for batch in batches)
-    return sum(len(x) if x.dim() else 1 for x in inputs)
+def _images(batches: Batches, enough: float = math.inf) -> int:
+    """How many inputs there are; counted until there are enough."""
+    count = 0
+    for batch in batches:
+        if count >= enough:
+            break
+        count += size_of(split(batch)[0])
+    return count

@@ -32,9 +32,9 @@ def sensitivities(
     """The cost of each option of each layer: how far it takes the score down.
 
     Errors of several cuts add up nearly as squares do, and a divergence between softened answers
-    is a square of what the outputs differ by. Where a layer decides
-    channels and kernel, each kernel is looked at alone: next to each other in the list lie few
-    channels with a large kernel and many with a small one, and neither can do all the other can.
+    is a square of what the outputs differ by. Where a layer decides channels and kernel, each
+    kernel is looked at alone: next to each other in the list lie few channels with a large kernel
+    and many with a small one, and neither can do all the other can.
 
     Args:
         assembler: makes the networks.
@@ -49,7 +49,12 @@ def sensitivities(
     calls = trace_calls(assembler.network, example)
     replay = Replay(assembler.network, calls)
     found: dict[int, tuple[float, ...]] = {}
-    order = sorted(range(len(space.layers)), key=lambda i: _start(assembler, space, calls, i))
+
+    def start(number: int) -> int:
+        first = _first(assembler, calls, with_option(space.original, number, 0))
+        return 0 if first is None else calls.once[first].start
+
+    order = sorted(range(len(space.layers)), key=start)
     for done, number in enumerate(order):
         rows = rows_of(space.layers[number].choices)
         known = {space.original[number]: 0.0}
@@ -62,23 +67,21 @@ def sensitivities(
     return tuple(found[i] for i in range(len(space.layers)))
 
 
-def _start(assembler: Assembler, space: SearchSpace, calls: Calls, number: int) -> int:
-    """When the first module that a layer changes begins; 0 where that is not known."""
-    paths = assembler.changed(space.original, with_option(space.original, number, 0))
+def _first(assembler: Assembler, calls: Calls, single: Architecture) -> str | None:
+    """The first module that a choice changes; None where nothing changes or that is not known."""
+    paths = assembler.changed(assembler.original, single)
     if any(path not in calls.once for path in paths):
-        return 0
-    return min((calls.once[path].start for path in paths), default=0)
+        return None
+    return min(paths, key=lambda path: calls.once[path].start, default=None)
 
 
 def _score(
     assembler: Assembler, replay: Replay, calls: Calls, judge: Judge, single: Architecture
 ) -> float:
     network = assembler.assemble(single)
-    paths = assembler.changed(assembler.original, single)
-    known = bool(paths) and all(path in calls.once for path in paths)
-    first = min(paths, key=lambda p: calls.once[p].start) if known else ""
-    done = calls.before(first) if known else ()
-    if not known:
+    first = _first(assembler, calls, single)
+    done = () if first is None else calls.before(first)
+    if first is None:
         replay.keep(())
     values = []
     with evaluating(network), torch.no_grad():

@@ -44,7 +44,7 @@ def steps(
     found: dict[Architecture, None] = {}
     effect = _typical(gains)
     for toll in _TOLLS if effect > 0 else ():
-        network = _best(supply, _tolled(gains, base, toll * effect), base)
+        network = supply.best(_tolled(gains, base, toll * effect), {base}, above=0.0)
         if network is not None and network not in seen:
             found[network] = None
     return list(found)
@@ -72,18 +72,3 @@ def _tolled(gains: Floats, base: Architecture, toll: float) -> Effects:
     main = gains - toll
     main[np.arange(len(base)), base] = 0.0
     return Effects(main)
-
-
-def _best(supply: Supply, effects: Effects, base: Architecture) -> Architecture | None:
-    """The best network of these effects; None where none is better than the base."""
-    networks = supply.recombined([effects], {base})
-    if not networks:
-        return None
-    values = effects.of(np.array(networks, dtype=np.int64))
-    for place in np.argsort(-values, kind="stable").tolist():
-        if not values[place] > 0:
-            return None
-        network: Architecture = networks[place]
-        if not supply.measured or supply.measured_inside(network):
-            return network
-    return None

@@ -96,6 +96,23 @@ class Supply:
                 break
         return list(found)
 
+    def best(
+        self, effects: Effects, seen: Container[Architecture], above: float = -math.inf
+    ) -> Architecture | None:
+        """The best new network of some effects, if their sum is above a bound; inside all limits.
+
+        Measured limits are asked of one network after the other, the best first.
+        """
+        networks = self.recombined([effects], seen)
+        values = effects.of(np.array(networks, dtype=np.int64)) if networks else np.zeros(0)
+        for place in np.argsort(-values, kind="stable").tolist():
+            if not values[place] > above:
+                break
+            network: Architecture = networks[place]
+            if not self.measured or self.measured_inside(network):
+                return network
+        return None
+
     def random(self, seen: Container[Architecture]) -> Architecture | None:
         """A new network drawn at random from the band; None where there seems to be none."""
         drawn = (self._drawn() for _ in range(_REPEATS))

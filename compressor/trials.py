@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from compressor.assembly import Assembler
 from compressor.counting import evaluating
-from compressor.data import Inputs, device_of
+from compressor.data import Inputs, device_of, size_of, slices
 from compressor.evaluate import Score, as_number
-from compressor.few import at_once, divisible, slices
+from compressor.few import at_once, divisible
 from compressor.judge import Judge
 from compressor.ledger import Known
 from compressor.refit import Refitter
@@ -114,7 +114,8 @@ class Trials:
     def _refresh(self, architecture: Architecture) -> None:
         """Makes the candidate, from where it differs from the one before."""
         last, self._last = self._last, None
-        since = 0 if last is None else self._since(last, architecture)
+        changed = self._assembler.changed
+        since = 0 if last is None else self._refitter.since(changed(last, architecture))
         if since < self._standing:
             self._prefix.keep(())
         self._standing = since
@@ -127,9 +128,6 @@ class Trials:
         replay = Replay(network, calls, self._prefix, calls.ended(since))
         self._refitter.consumers(network, architecture, since, replay)
         self._last = architecture
-
-    def _since(self, one: Architecture, other: Architecture) -> int:
-        return self._refitter.since(self._assembler.changed(one, other))
 
     def _scored(self, architecture: Architecture) -> float:
         network = self.network(architecture)
@@ -156,7 +154,7 @@ class Trials:
                 yield judge.values(number, network(*shown), wanted, part)
 
     def _parts(self, inputs: Inputs) -> list[slice | None]:
-        size = len(inputs[0]) if inputs[0].dim() else 1
+        size = size_of(inputs)
         parts = slices(0, size, at_once(inputs))
         if len(parts) == 1 or any(x.shape[:1] != (size,) for x in inputs):
             return [None]
