@@ -48,6 +48,11 @@ class Judge:
     references: tuple[Any, ...] = ()
     temperature: float = TEMPERATURE
 
+    @property
+    def perfect(self) -> float:
+        """The score that nothing exceeds."""
+        return 1.0 if self.name == "top1" else 0.0
+
     def __call__(self, model: nn.Module) -> float:
         """The score of a network, in evaluation mode; its modes come back."""
         found = []

@@ -2,7 +2,7 @@
 
 A candidate is assembled from the library, its cut consumers are refitted on its own activations
 (a hundred images are enough to tell candidates apart), and it is shown the images of the
-judge until it is clear that it is worse than the best one so far.
+judge until it is clear that it is not much better than the best one so far.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ from compressor.replay import Replay
 from compressor.space import Architecture
 
 _ENOUGH = 128  # images before a candidate may be given up
-_SURE = 3.0  # standard errors by which it must then be worse
+_SURE = 2.0  # standard errors at the edge of what it may still turn out to be
+_MUCH = 0.1  # of what the best one lacks: less than images by the thousand can tell apart
 
 
 class Trials:
     """Scores of one network's architectures, by one judge.
 
-    A candidate is given up when the mean of its differences from the best one so far, image by
-    image, is `_SURE` standard errors below zero after at least `_ENOUGH` images; its score is
-    then the best one's plus that mean.
+    After at least `_ENOUGH` images a candidate is given up when the mean of its differences from
+    the best one so far, image by image, is below zero, and even `_SURE` standard errors above that
+    it would make up less than `_MUCH` of what the best one lacks. Its score is then the best one's
+    plus that mean.
 
     Attributes:
         images: how many images candidates were shown so far.
@@ -139,7 +141,7 @@ class Trials:
             for found in self._looks(self._judge, network):
                 values.append(found)
                 self.images += len(found)
-                behind = self._behind(torch.cat(values))
+                behind = self._behind(torch.cat(values), self._judge.perfect)
                 if behind is not None:
                     self.given_up[architecture] = sum(map(len, values))
                     return behind
@@ -162,13 +164,14 @@ class Trials:
             self._divisible = divisible(self._original, inputs, parts)
         return [*parts] if self._divisible else [None]
 
-    def _behind(self, values: Tensor) -> float | None:
-        """The estimated score of a candidate that is clearly worse than the best one."""
+    def _behind(self, values: Tensor, perfect: float) -> float | None:
+        """The estimated score of a candidate that is not much better than the best one."""
         if self._best is None or not _ENOUGH <= len(values) < len(self._best[1]):
             return None
         less = values - self._best[1][: len(values)]
         mean, error = float(less.mean()), float(less.std()) / math.sqrt(len(values))
-        return self._best[0] + mean if mean + _SURE * error < 0 else None
+        hopeless = mean < 0 and mean + _SURE * error < _MUCH * (perfect - self._best[0])
+        return self._best[0] + mean if hopeless else None
 
     def _noted(self, architecture: Architecture, values: Tensor) -> float:
         score = float(values.mean())
