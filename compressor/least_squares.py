@@ -16,7 +16,7 @@ _ROUNDING = 1e-12  # of the mean square: how exact sums in float64 are
 _LEAST = 1e-15  # inputs that are zero everywhere stay solvable
 
 
-def ridged(second: Tensor, mean: Tensor) -> Tensor:
+def ridged(second: Tensor, mean: Tensor, ridge: float = RIDGE) -> Tensor:
     """Adds the ridge to a covariance or second moment `[G, D, D]`, in place, and returns it.
 
     The result is positive definite, whatever never varies among the inputs.
@@ -24,11 +24,12 @@ def ridged(second: Tensor, mean: Tensor) -> Tensor:
     Args:
         second: as `Moments.second` gives it.
         mean: of the inputs, `[G, D]`; says how exact the moments can be.
+        ridge: share of the mean variance that is added.
     """
     diagonal = second.diagonal(dim1=1, dim2=2)
     varies = diagonal.mean(1, keepdim=True)
     square = mean.square().mean(1, keepdim=True)
-    diagonal.add_((RIDGE * varies + _ROUNDING * square).clamp_min(_LEAST))
+    diagonal.add_((ridge * varies + _ROUNDING * square).clamp_min(_LEAST))
     return second
 
 

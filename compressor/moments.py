@@ -7,7 +7,7 @@ memory is bounded by layer width and not by the number of images.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,6 +59,14 @@ class Moments:
             self._xy += (x.mT @ y).cpu()
             self._y += y.sum(1).cpu()
 
+    def emptied(self) -> Moments:
+        """No patches yet, and the same shift, so that `merged` can join them."""
+        again = copy.copy(self)
+        again.count = 0
+        for name in ("_xx", "_x", "_xy", "_y"):
+            setattr(again, name, torch.zeros_like(getattr(self, name)))
+        return again
+
     def retargeted(self) -> Moments:
         """The same patches without targets: what is added next gives targets alone.
 
@@ -93,6 +101,19 @@ class Moments:
         found = (self._xy / self.count).baddbmm_(off, target, alpha=-1)
         return found if centred else found.baddbmm_(self.mean[:, :, None], target)
 
+    def error(self, weight: Tensor, constant: Tensor) -> float:
+        """Sum of squares that are missed, less the targets' own, which no weight changes.
+
+        Args:
+            weight: `[G, O / G, D]`.
+            constant: `[G, O / G]`.
+        """
+        if self._shift is not None:
+            constant = constant + (weight @ self._shift.mT.to(weight)).squeeze(2)
+        image = weight @ _mirrored(self._xx.clone()) + 2 * constant[..., None] * self._x[:, None]
+        squares = (image * weight).sum() + self.count * constant.square().sum()
+        return float(squares - 2 * (weight.mT * self._xy).sum() - 2 * (constant * self._y).sum())
+
     def observe(
         self,
         module: nn.Module,
@@ -121,6 +142,18 @@ class Moments:
                 first = start * (len(weights) // len(x))
                 here = weights[first : first + found.shape[1]]
             self.add(found, target, here)
+
+
+def merged(parts: Sequence[Moments]) -> Moments:
+    """All patches of several moments that stem from one by `emptied`."""
+    whole = parts[0].emptied()
+    whole.count = sum(part.count for part in parts)
+    for part in parts:
+        whole._xx += part._xx
+        whole._x += part._x
+        whole._xy += part._xy
+        whole._y += part._y
+    return whole
 
 
 def collect(model: nn.Module, names: Iterable[str], calibration: Batches) -> dict[str, Moments]:

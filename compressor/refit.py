@@ -31,7 +31,6 @@ from compressor.space import Architecture, SearchSpace
 from compressor.tracing import trace_fates
 
 _NEVER = sys.maxsize
-_ROUNDS = 3  # in which targets are set anew where a clip follows
 
 
 def refit(
@@ -98,7 +97,7 @@ class Refitter:
         names = [n for n in self._fates if self._can(n)]
         first = next((i for i, n in enumerate(names) if n in cut), len(names))
         relevant = self._relevant(names[first:], progress)
-        self._solve(small, architecture, names[first:], progress, _ROUNDS, relevant)
+        self._solve(small, architecture, names[first:], progress, relevant)
 
     def _relevant(self, names: Sequence[str], progress: Progress) -> Relevance | None:
         """Where answers matter; None, all alike, where the network has no gradients."""
@@ -128,7 +127,7 @@ class Refitter:
             replay: of `small`; remembers nothing that ended since then.
         """
         names = [n for n in self._consumers(architecture) if self._begins(n) >= since]
-        self._solve(small, architecture, names, silent, replay=replay)
+        self._solve(small, architecture, names, silent, roughly=True, replay=replay)
 
     def since(self, changed: Iterable[str]) -> int:
         """The first tick of `calls` from which on a refit differs where some modules differ.
@@ -173,8 +172,9 @@ class Refitter:
         architecture: Architecture,
         names: Sequence[str],
         progress: Progress,
-        rounds: int = 0,
         relevant: Relevance | None = None,
+        *,
+        roughly: bool = False,
         replay: Replay | None = None,
     ) -> None:
         removed = self._space.removed(architecture)
@@ -188,8 +188,9 @@ class Refitter:
                 gone = removed.get((f"{name}.weight", dim), set())
                 rows = rest(cast(Tensor, module.weight).shape[dim], gone)
                 rows = rows.to(device_of(small))
-                step = Step(pair, name, self._fates[name], rows, not rounds, relevant)
-                step.solve(self._calibration, rounds)
+                Step(pair, name, self._fates[name], rows, roughly, relevant).solve(
+                    self._calibration
+                )
                 progress(Event("refit", i + 1, len(names), name))
 
     def _can(self, name: str) -> bool:

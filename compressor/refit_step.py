@@ -17,14 +17,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from compressor.capture import Pair, Seen
 from compressor.data import Batches, Inputs, device_of, on, split
-from compressor.least_squares import ridged
-from compressor.moments import Moments
+from compressor.folds import FOLDS, Folds
 from compressor.patches import as_matrix, channel_dim, from_matrix, matrix_shape
 from compressor.relevance import Relevance
 from compressor.tracing import Fate
 
 # Patches of a batch that are enough, in all and for each input: neighbours tell nearly the same.
 _ROUGHLY, _FINALLY = (1 << 13, 20), (1 << 15, 40)
+_ROUNDS = 3  # in which targets are set anew where a clip follows
 _SMALLEST_SLOPE = 1e-2  # of a BatchNorm channel through which drift is still sent back
 
 
@@ -48,29 +48,27 @@ class Step:
     roughly: bool
     relevance: Relevance | None
 
-    def solve(self, calibration: Batches, rounds: int) -> None:
+    def solve(self, calibration: Batches) -> None:
         """Solves for the weight and the constant, and installs both.
 
-        Args:
-            calibration: batches.
-            rounds: how often the targets are then set anew where a clip follows: what both
-                networks clip need not be equal.
+        Where a clip follows, the targets are then set anew a few times, unless it is done
+        roughly: what both networks clip need not be equal.
         """
         self._reset_norm()
         module = self.pair.small.model.get_submodule(self.name)
         start = as_matrix(module, cast(Tensor, module.weight)).cpu()
         groups, rows, size = matrix_shape(module)
-        moments = Moments(groups, size, rows)
+        moments = Folds(groups, size, rows, 1 if self.roughly else FOLDS)
         for number, inputs in self._inputs(calibration):
             was, now = self._seen(number, inputs)
             every = self._every(now.y, size)
             weights = self._weights(number, every)
             moments.observe(module, now.x, self._target(module, was, now), every, weights)
         constant = module.bias is not None or self.fate.norm is not None
-        shift = self._put(*solved(moments, start, constant=constant))
-        if self.fate.clip is None or not constant or not self._fixed():
+        start, shift = self._put(*moments.solved(start, constant=constant))
+        if self.roughly or self.fate.clip is None or not constant or not self._fixed():
             return
-        for _ in range(rounds):
+        for _ in range(_ROUNDS):
             again = moments.retargeted()
             for number, inputs in self._inputs(calibration):
                 was, now = self._seen(number, inputs)
@@ -78,7 +76,7 @@ class Step:
                 every = self._every(now.y, size)
                 again.observe(module, now.x, target, every, self._weights(number, every))
             self._reset_norm()
-            shift = self._put(*solved(again, start, constant=True))
+            start, shift = self._put(*again.solved(start, constant=True))
 
     def _weights(self, batch: int, every: int) -> Tensor | None:
         return None if self.relevance is None else self.relevance.of(self.name, batch, every)
@@ -101,8 +99,8 @@ class Step:
         was = self.pair.was(number, inputs, self.name, self.fate)
         return was, self.pair.now(number, inputs, self.name, self.fate)
 
-    def _put(self, weight: Tensor, shift: Tensor) -> Tensor:
-        """Installs weight and constant; returns what the module itself does not add, `[O]`."""
+    def _put(self, weight: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """Installs weight and constant; returns it, and what the module does not add, `[O]`."""
         small = self.pair.small.model
         bias = cast("Tensor | None", small.get_submodule(self.name).bias)
         outside = shift.flatten()
@@ -115,7 +113,7 @@ class Step:
             mean = cast("Tensor | None", small.get_submodule(self.fate.norm).running_mean)
             if mean is not None:  # statistics of the batch itself take any constant away
                 mean.sub_(outside.to(mean))
-        return outside
+        return weight, outside
 
     def _clipped(self, module: nn.Module, was: Seen, now: Seen, shift: Tensor) -> Tensor:
         """Targets that leave alone what both networks clip on the same side.
@@ -185,12 +183,3 @@ class Step:
         sign = torch.where(slope < 0, -1.0, 1.0)
         shape[channels] = -1
         return (sign * slope.abs().clamp_min(_SMALLEST_SLOPE)).reshape(shape)
-
-
-def solved(moments: Moments, start: Tensor, *, constant: bool) -> tuple[Tensor, Tensor]:
-    """Ridge least squares that shrinks towards `start` `[G, O / G, D]`; weight and constant."""
-    second = moments.second(centred=constant)
-    system = ridged(second.clone(), moments.mean)
-    wanted = moments.cross(centred=constant) + (system - second) @ start.double().mT
-    weight = torch.linalg.solve(system, wanted).mT
-    return weight, moments.target - (weight @ moments.mean[:, :, None]).flatten(1)

@@ -152,7 +152,7 @@ def refitted(network: Any) -> tuple[nn.Module, nn.Module]:
 
 def without_rounds(network: Any) -> tuple[nn.Module, nn.Module]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("compressor.refit._ROUNDS", 0)
+        patch.setattr("compressor.refit_step._ROUNDS", 0)
         return refitted(network)
 
 

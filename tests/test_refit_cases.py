@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressor import refit_step
 from compressor.assembly import Assembler
 from compressor.few import few_images
+from compressor.folds import Folds
 from compressor.judge import make_judge
 from compressor.library import make_library
 from compressor.refit import Refitter
@@ -75,7 +75,7 @@ def test_a_refit_that_fails_leaves_nothing_to_the_next_candidate(
     architecture = middle(library.space)
     wanted = ours(architecture)
     ours.network(library.space.original)  # so that there is something to refit
-    solved, calls = refit_step.solved, []
+    solved, calls = Folds.solved, []
 
     def failing(*args: Any, **how: Any) -> Any:
         calls.append(1)
@@ -83,7 +83,7 @@ def test_a_refit_that_fails_leaves_nothing_to_the_next_candidate(
             raise RuntimeError("out of memory")
         return solved(*args, **how)
 
-    monkeypatch.setattr(refit_step, "solved", failing)
+    monkeypatch.setattr(Folds, "solved", failing)
     with pytest.raises(RuntimeError, match="out of memory"):
         ours.network(architecture)
     monkeypatch.undo()
