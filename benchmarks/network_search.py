@@ -15,7 +15,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -59,9 +59,9 @@ class Scores:
 
 
 def measured(
-    name: str, budget: str, evaluations: int, seeds: int, images: int
+    name: str, budget: str, evaluations: int, seeds: int, images: int, methods: Sequence[str]
 ) -> dict[str, object]:
-    """The picks of all methods and seeds."""
+    """The picks of all methods and seeds; "guided" is always among them."""
     module = sample(name)
     model, example = module.build_model().requires_grad_(False), (module.example_input(),)
     reading = read_network(model, example, "generic")
@@ -77,17 +77,18 @@ def measured(
         "sizes": library.space.sizes, "limits": [goal.limit() for goal in goals],
         "score": score, "evaluations": evaluations,
     }  # fmt: skip
-    picks: dict[str, list[float]] = {method: [] for method in METHODS}
-    for method, run in METHODS.items():
+    methods = list(dict.fromkeys(["guided", *methods]))
+    picks: dict[str, list[float]] = {method: [] for method in methods}
+    for method in methods:
         for seed in range(seeds):
             start = time.perf_counter()
-            picks[method].append(run({**problem, "seed": seed}, guide).best.score)
+            picks[method].append(METHODS[method]({**problem, "seed": seed}, guide).best.score)
             seconds = time.perf_counter() - start
             print(f"  {method} {seed}: {picks[method][-1]:.4f}, {seconds:.0f} s", file=sys.stderr)
     return {
         "sample": name, "budget": budget, "evaluations": evaluations, "images": images,
         "picks": picks, "summary": {method: _summary(found) for method, found in picks.items()},
-        "ahead": {m: _ahead(picks["guided"], picks[m]) for m in METHODS if m != "guided"},
+        "ahead": {m: _ahead(picks["guided"], picks[m]) for m in methods if m != "guided"},
         "environment": environment(),
     }  # fmt: skip
 
@@ -115,8 +116,11 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     given = parser.parse_args()
-    found = measured(given.sample, given.budget, given.evaluations, given.seeds, given.images)
+    found = measured(
+        given.sample, given.budget, given.evaluations, given.seeds, given.images, given.methods
+    )
     print(json.dumps(found, indent=1))
 
 
