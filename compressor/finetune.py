@@ -34,7 +34,7 @@ class Recipe:
     """
 
     epochs: int
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     temperature: float = 2.0
     teacher_share: float = 0.7
     seed: int = 0

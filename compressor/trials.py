@@ -26,8 +26,8 @@ from compressor.replay import Replay
 from compressor.space import Architecture
 
 _ENOUGH = 128  # images before a candidate may be given up
-_SURE = 2.0  # standard errors at the edge of what it may still turn out to be
-_MUCH = 0.1  # of what the best one lacks: less than images by the thousand can tell apart
+_SURE = 2.5  # standard errors at the edge of what it may still turn out to be
+_MUCH = 0.05  # of what the best one lacks: less than images by the thousand can tell apart
 
 
 class Trials:

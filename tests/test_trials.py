@@ -158,7 +158,7 @@ def test_it_is_given_up_as_soon_as_it_cannot_be_much_better(shift: float) -> Non
     behind = [
         n for n in range(150, 1000, 50)
         if less[:n].mean() < 0
-        and less[:n].mean() + 2 * less[:n].std() / math.sqrt(n) < 0.1 * lacks
+        and less[:n].mean() + 2.5 * less[:n].std() / math.sqrt(n) < 0.05 * lacks
     ]  # fmt: skip
     assert ours.images == 1000 + behind[0]
     assert ours.given_up == {other: behind[0]}
@@ -196,7 +196,7 @@ def test_the_comparison_is_with_the_best_so_far() -> None:
 
 def test_what_is_not_eligible_is_never_compared_with() -> None:
     outside, other, third = candidates(3)
-    values = {outside: noise(0) + 9, other: noise(1), third: noise(2)}
+    values = {outside: noise(0) + 9, other: noise(1), third: noise(2) + 1}
     ours = told(values, lambda a: a != outside)
     for architecture in (outside, other, third):
         assert ours(architecture) == float(values[architecture].mean())
@@ -264,11 +264,12 @@ def test_large_batches_are_shown_in_parts_with_the_same_score() -> None:
     labelled = [(x, torch.arange(len(x)) % 10) for x in large(2)]
     for name in ("agreement", "loss", "top1"):
         judge = make_judge(name, labelled, library().model)
-        ours, plain = trials(judge), trials(judge)
+        plain = trials(judge)
         for architecture in candidates(2):
+            ours = trials(judge)  # nothing to compare with, so nothing is given up
             whole = judge(plain.network(architecture))
             assert ours(architecture) == pytest.approx(whole, rel=1e-5, abs=1e-7)
-        assert ours.images == 2 * 400
+            assert ours.images == 400
 
 
 def test_a_hopeless_candidate_costs_no_whole_batch() -> None:
