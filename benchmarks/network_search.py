@@ -20,15 +20,12 @@ from typing import Any, TypeAlias
 
 import torch
 
-from benchmarks.support import environment, sample
+from benchmarks.prepared import prepare
+from benchmarks.support import environment
 from compressor.baselines import random_search, regularised_evolution
-from compressor.budget import parse_budgets
 from compressor.data import split
 from compressor.judge import make_judge
-from compressor.library import make_library
-from compressor.limits import resolve_budgets
 from compressor.outcome import SearchResult
-from compressor.reading import read_network
 from compressor.scoring import Guide, Recipes, Scorer
 from compressor.search import SearchSettings, layer_nas
 from compressor.space import Architecture
@@ -62,19 +59,15 @@ def measured(
     name: str, budget: str, evaluations: int, seeds: int, images: int, methods: Sequence[str]
 ) -> dict[str, object]:
     """The picks of all methods and seeds; "guided" is always among them."""
-    module = sample(name)
-    model, example = module.build_model().requires_grad_(False), (module.example_input(),)
-    reading = read_network(model, example, "generic")
-    calibration = module.calibration_data()
-    library = make_library(model, reading.space, example, calibration)
-    whole = torch.cat([split(batch)[0][0] for batch in module.validation_data()])
-    judge = make_judge("agreement", list(whole[:images].split(50)), model)
+    prepared = prepare(name, budget)
+    library = prepared.library
+    whole = torch.cat([split(batch)[0][0] for batch in prepared.validation])
+    judge = make_judge("agreement", list(whole[:images].split(50)), prepared.model)
     # as a plain function: every candidate sees all images
-    scorer = Scorer(library, example, calibration, judge.__call__, Recipes())
+    scorer = Scorer(library, prepared.example, prepared.calibration, judge.__call__, Recipes())
     guide, score = scorer.guide(), Scores(scorer)
-    goals = resolve_budgets(parse_budgets(budget), {"madds": reading.madds}, library.space.original)
     problem = {
-        "sizes": library.space.sizes, "limits": [goal.limit() for goal in goals],
+        "sizes": library.space.sizes, "limits": prepared.limits,
         "score": score, "evaluations": evaluations,
     }  # fmt: skip
     methods = list(dict.fromkeys(["guided", *methods]))

@@ -22,12 +22,10 @@ import torch
 import torch_pruning as tp
 from torch import nn
 
-from benchmarks.support import environment, sample
-from compressor.budget import parse_budgets
+from benchmarks.prepared import prepare
+from benchmarks.support import environment
 from compressor.judge import Judge, make_judge
-from compressor.library import LayerLibrary, make_library
-from compressor.limits import resolve_budgets
-from compressor.reading import read_network
+from compressor.library import LayerLibrary
 from compressor.scoring import Recipes, Scorer
 from compressor.search import layer_nas
 from compressor.space import Architecture, SearchSpace
@@ -96,19 +94,12 @@ class Timed:
 
 def measured(name: str, candidates: int, anew: int, score: str, seed: int) -> dict[str, object]:
     """Both ways on one sample."""
-    module = sample(name)
-    model, example = module.build_model().requires_grad_(False), module.example_input()
-    reading = read_network(model, (example,), "generic")
-    require_channels(reading.space)
-    calibration = module.calibration_data()
-    library = make_library(model, reading.space, (example,), calibration)
-    judge = make_judge(score, list(module.validation_data()), model)
-    goals = resolve_budgets(
-        parse_budgets("madds=50%"), {"madds": reading.madds}, library.space.original
-    )
-    limits = [goal.limit() for goal in goals]
+    prepared = prepare(name, "madds=50%")
+    library, limits = prepared.library, prepared.limits
+    require_channels(library.space)
+    judge = make_judge(score, prepared.validation, prepared.model)
     scorer = Scorer(
-        library, (example,), calibration, judge, Recipes(),
+        library, prepared.example, prepared.calibration, judge, Recipes(),
         eligible=lambda a: all(limit.cost(a) <= limit.high for limit in limits),
     )  # fmt: skip
     guide = scorer.guide()
@@ -118,9 +109,9 @@ def measured(name: str, candidates: int, anew: int, score: str, seed: int) -> di
         hints=guide.hints, probe=probes if guide.probe else None,
     )  # fmt: skip
     some = ours.asked[:: max(1, len(ours.asked) // anew)][:anew]
-    theirs = timed_anew(library, judge, some, example) / len(some)
+    theirs = timed_anew(library, judge, some, prepared.example[0]) / len(some)
     each = ours.seconds / len(ours.asked)
-    images = sum(len(y) for _, y in module.validation_data())
+    images = sum(len(y) for _, y in prepared.validation)
     return {
         "sample": name,
         "score": score,

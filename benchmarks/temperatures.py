@@ -18,20 +18,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from benchmarks.support import environment, sample
+from benchmarks.prepared import hinted, prepare
+from benchmarks.support import environment
 from compressor.assembly import Assembler
-from compressor.budget import parse_budgets
 from compressor.counting import evaluating, forward
 from compressor.data import Batches, split
-from compressor.few import few_images, other_images
+from compressor.few import few_images
 from compressor.judge import Judge, make_judge
-from compressor.library import LayerLibrary, make_library
-from compressor.limits import resolve_budgets
+from compressor.library import LayerLibrary
 from compressor.probe import beside
-from compressor.reading import read_network
 from compressor.refit import Refitter
-from compressor.search import layer_nas
-from compressor.sensitivity import sensitivities, with_option
+from compressor.sensitivity import with_option
 from compressor.space import Architecture
 from compressor.trials import Trials
 
@@ -92,25 +89,14 @@ def with_accuracy(some: Tensor, right: Tensor) -> float:
 
 def measured(name: str, budget: str, images: int) -> dict[str, object]:
     """All correlations on one sample."""
-    module = sample(name)
-    model, example = module.build_model().requires_grad_(False), module.example_input()
-    reading = read_network(model, (example,), "generic")
-    calibration = module.calibration_data()
-    library = make_library(model, reading.space, (example,), calibration)
-    limits = resolve_budgets(
-        parse_budgets(budget), {"madds": reading.madds}, library.space.original
-    )
+    prepared = prepare(name, budget)
+    model, library = prepared.model, prepared.library
+    few = few_images(prepared.calibration)
+    refitter = Refitter(model, library.space, prepared.example, few, remember=True)
     assembler = Assembler(model, library.space, library.consumers)
-    others = make_judge("agreement", other_images(calibration), model)
-    hints = sensitivities(assembler, library.space, others, (example,))
-    found = layer_nas(
-        sizes=library.space.sizes, limits=[limit.limit() for limit in limits],
-        score=lambda _: 0.0, evaluations=1, hints=hints,
-    )  # fmt: skip
-    refitter = Refitter(model, library.space, (example,), few_images(calibration), remember=True)
     trials = Trials(model, assembler, refitter, lambda _: 0.0, lambda _: True)
-    shown = _first(module.validation_data(), images)
-    networks = neighbours(library, found.best.architecture)
+    shown = _first(prepared.validation, images)
+    networks = neighbours(library, hinted(prepared))
     soft = [make_judge("agreement", shown, model, t) for t in TEMPERATURES]
     judges = [Judge("top1", shown), *soft]
     right, *found_at = torch.stack([values(judges, trials.network(n)) for n in networks], dim=1)

@@ -72,10 +72,10 @@ class Folds:
             Weight `[G, O / G, D]` and constant `[G, O / G]`.
         """
         if len(self.parts) > 1:
-            self.chosen = self._best(start, constant)
+            self.chosen = self.best(start, constant=constant)
         return _solved(merged(self.parts), start, _RIDGES[self.chosen], constant)
 
-    def _best(self, start: Tensor, constant: bool) -> int:
+    def best(self, start: Tensor, *, constant: bool) -> int:
         """The ridge with the least error on images left out, looked for from the last one on."""
         others = [merged([o for o in self.parts if o is not part]) for part in self.parts]
         known: dict[int, float] = {}
