@@ -17,6 +17,7 @@ from compressor.moments import Moments, merged
 FOLDS = 4
 _RIDGES = tuple(RIDGE * 10**power for power in range(7))
 _FIRST = 2  # of them, to be looked at; also where there are no folds to judge by
+_AGAIN = 1  # of them, for targets that were set anew
 
 
 class Folds:
@@ -56,9 +57,13 @@ class Folds:
             self.parts[fold].observe(module, x[mine], y[mine], step, here)
 
     def retargeted(self) -> Folds:
-        """The same patches without targets, as `Moments.retargeted`."""
-        again = Folds(0, 0, 0, self._folds)
-        again.parts, again.chosen = [part.retargeted() for part in self.parts], self.chosen
+        """The same patches without targets, as `Moments.retargeted`, and a small ridge for them.
+
+        Some of the targets that follow are what the weight answers as it is, so that images left
+        out, too, would speak for leaving it there.
+        """
+        again = Folds(0, 0, 0, 1)
+        again.parts, again.chosen = [merged(self.parts).retargeted()], _AGAIN
         return again
 
     def solved(self, start: Tensor, *, constant: bool) -> tuple[Tensor, Tensor]:
