@@ -153,3 +153,16 @@ def test_without_a_constant_there_is_none() -> None:
     x, y, weight = problem(0, 30, 4, 0.1)
     _, constant = observed(x, y).solved(weight[None], constant=False)
     assert not bool(constant.any())
+
+
+def test_targets_set_anew_get_a_small_ridge_whatever_was_chosen() -> None:
+    x, y, weight = problem(5, 20, 8, 3.0)
+    folds = observed(x, y)
+    folds.solved(weight[None], constant=True)
+    assert folds.chosen > 2
+    again = folds.retargeted()
+    again.observe(nn.Linear(8, 3), x, -y)
+    got, constant = again.solved(weight[None], constant=True)
+    wanted, shift = by_hand(x, -y, weight, 1e-2)
+    assert torch.allclose(got[0], wanted, rtol=1e-5, atol=1e-7)
+    assert torch.allclose(constant[0], shift, rtol=1e-5, atol=1e-6)
