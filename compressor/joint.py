@@ -25,6 +25,7 @@ from compressor.data import Batches, Inputs, device_of, on, part_of, size_of, sl
 from compressor.few import at_once
 from compressor.judge import TEMPERATURE
 from compressor.patches import channel_dim
+from compressor.progress import Event, Progress, silent
 from compressor.replay import Calls
 
 _DAMPING = (10.0, 3.0, 1.0)  # shares of the mean curvature
@@ -48,7 +49,11 @@ class _Knob:
 
 
 def joint_steps(
-    small: nn.Module, original: nn.Module, calls: Calls, calibration: Batches
+    small: nn.Module,
+    original: nn.Module,
+    calls: Calls,
+    calibration: Batches,
+    progress: Progress = silent,
 ) -> Iterator[nn.Module]:
     """Copies of a network after one step, the most cautious first.
 
@@ -57,6 +62,7 @@ def joint_steps(
         original: what it is to answer like.
         calls: of the original's modules.
         calibration: batches; targets are not used.
+        progress: told after each few images.
 
     Yields:
         One network for each damping; none where there is nothing to scale.
@@ -70,7 +76,7 @@ def joint_steps(
         knobs = _knobs(network, calls, next(first, ()))
         if not knobs:
             return
-        curvature, gradient = _linearised(network, original, knobs, calibration)
+        curvature, gradient = _linearised(network, original, knobs, calibration, progress)
     for share in _DAMPING:
         moved = copy.deepcopy(network)
         _turn(moved, knobs, -curvature.damped(gradient, share))
@@ -85,7 +91,7 @@ def _inputs(calibration: Batches, device: torch.device) -> Iterator[Inputs]:
 
 
 def _knobs(network: nn.Module, calls: Calls, inputs: Inputs) -> list[_Knob]:
-    """Modules that run once and can absorb a scale and a shift, in the order of their names."""
+    """Modules that run once and can absorb a scale and a shift, in the order in which they run."""
     owners: dict[int, int] = {}
     for parameter in (p for m in network.modules() for p in m._parameters.values()):
         owners[id(parameter)] = owners.get(id(parameter), 0) + 1
@@ -167,7 +173,11 @@ def _over(matrix: Tensor, level: float, vector: Tensor) -> Tensor:
 
 
 def _linearised(
-    network: nn.Module, original: nn.Module, knobs: Sequence[_Knob], calibration: Batches
+    network: nn.Module,
+    original: nn.Module,
+    knobs: Sequence[_Knob],
+    calibration: Batches,
+    progress: Progress,
 ) -> tuple[_Curvature, Tensor]:
     """Curvature and gradient `[P]` of the divergence, summed over images.
 
@@ -175,6 +185,7 @@ def _linearised(
     """
     curvature = _Curvature(2 * sum(len(knob.unit) for knob in knobs))
     gradients: list[Tensor] = []
+    images = 0
     draws = torch.Generator().manual_seed(0)
     for inputs in _inputs(calibration, device_of(network)):
         with torch.no_grad():
@@ -185,6 +196,8 @@ def _linearised(
         for block in found[:-1]:
             curvature.add(block)
         gradients.append(found[-1].cpu().double().sum(0))
+        images += size_of(inputs)
+        progress(Event("joint step", images, None, f"gradients of {images} images"))
     return curvature, torch.stack(gradients).sum(0)
 
 

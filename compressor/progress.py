@@ -12,7 +12,7 @@ class Event:
     """A step moved on.
 
     Attributes:
-        stage: which step: "read", "verify", "search", "fine-tune", "export", "measure".
+        stage: which step: "read", "verify", "search", "refit", "fine-tune", "export" and others.
         done: finished units of the step.
         total: units in all, or None where that is not known.
         note: the latest finding in a few words, for example the best score so far.

@@ -199,11 +199,10 @@ class Scorer:
     ) -> list[nn.Module]:
         """The network after a joint step; none where it has no gradients."""
         try:
-            return list(
-                joint_steps(refitted, self.library.model, refitter.calls, self._calibration)
-            )
+            model, calls = self.library.model, refitter.calls
+            return list(joint_steps(refitted, model, calls, self._calibration, progress))
         except RuntimeError as error:
-            progress(Event("refit", 0, None, f"no joint step: {error}"))
+            progress(Event("joint step", 0, None, f"left out: {error}"))
             return []
 
     def _best(self, models: Sequence[nn.Module]) -> tuple[nn.Module, float]:

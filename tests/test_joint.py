@@ -209,3 +209,11 @@ def test_after_the_refit_it_comes_closer_still(made: Any) -> None:
     before = divergence(small, model, images())
     found = joint_steps(small, model, refitter.calls, images())
     assert min(divergence(moved, model, images()) for moved in found) < before
+
+
+def test_progress_tells_how_many_images_are_done() -> None:
+    model, small = pair()
+    told: list[int] = []
+    calls = trace_calls(model, EXAMPLE)
+    list(joint_steps(small, model, calls, images(2), lambda event: told.append(event.done)))
+    assert told == [16, 32]

@@ -229,7 +229,7 @@ def test_exporting_again_keeps_what_the_file_says(real: dict[str, Any]) -> None:
 def test_progress_tells_every_stage(real: dict[str, Any]) -> None:
     stages = list(dict.fromkeys(e.stage for e in real["events"]))
     wanted = ["read", "verify", "library", "sensitivity", "search", "probe", "refit"]
-    assert stages == [*wanted, "fine-tune", "export"]
+    assert stages == [*wanted, "joint step", "fine-tune", "export"]
     search = [e for e in real["events"] if e.stage == "search"]
     assert [e.done for e in search] == list(range(7))
     assert "best score in budget" in search[-1].note
