@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -160,11 +161,17 @@ class _Curvature:
         if self._matrix is not None:
             level = max(share * float(self._matrix.diagonal().mean()), 1e-30)
             return _over(self._matrix, level, gradient)
-        rows = torch.cat(self._rows)
-        gram = (rows @ rows.T).double()
+        rows, gram = self._kept
         level = max(share * float(gram.diagonal().sum()) / rows.shape[1], 1e-30)
         inside = _over(gram, level, (rows @ gradient.float()).double())
         return (gradient - (rows.T @ inside.float()).double()) / level
+
+    @cached_property
+    def _kept(self) -> tuple[Tensor, Tensor]:
+        """All rows, and JJᵀ: the same for every damping."""
+        rows = torch.cat(self._rows)
+        self._rows.clear()
+        return rows, (rows @ rows.T).double()
 
 
 def _over(matrix: Tensor, level: float, vector: Tensor) -> Tensor:

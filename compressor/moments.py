@@ -146,6 +146,8 @@ class Moments:
 
 def merged(parts: Sequence[Moments]) -> Moments:
     """All patches of several moments that stem from one by `emptied`."""
+    if len(parts) == 1:
+        return parts[0]
     whole = parts[0].emptied()
     whole.count = sum(part.count for part in parts)
     for part in parts:
