@@ -4,9 +4,9 @@
 
 One network of the sample, the first that a search would score, is put together from the library
 and refitted on the calibration images: with one fixed ridge for all layers, and with a ridge for
-each layer that images left out decide; then all channels are corrected together. Reported are the
-agreement with the original on the calibration images and on the search images, and top-1 on the
-latter. The images of `test_data()` are not looked at.
+each layer that images left out decide. Reported are the agreement with the original on the
+calibration images and on the search images, and top-1 on the latter. The images of `test_data()`
+are not looked at.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from torch import nn
 from benchmarks.prepared import Prepared, hinted, prepare
 from benchmarks.support import environment
 from compressor.folds import Folds
-from compressor.joint import joint_steps
 from compressor.judge import make_judge, top1
 from compressor.refit import Refitter
 from compressor.space import Architecture
@@ -42,9 +41,6 @@ def forms(prepared: Prepared, architecture: Architecture) -> Iterator[tuple[str,
         finally:
             Folds.best = chosen  # type: ignore[method-assign]
         yield ridges, network
-        steps = joint_steps(network, prepared.model, refitter.calls, prepared.calibration)
-        for number, moved in enumerate(steps, 1):
-            yield f"{ridges}, joint step {number}", moved
 
 
 def measured(name: str, budget: str) -> dict[str, object]:

@@ -15,7 +15,6 @@ from compressor.errors import DataError
 from compressor.evaluate import Score, as_number, attempt, recalibrate
 from compressor.few import few_images, other_images
 from compressor.finetune import Recipe, best_score, fine_tune
-from compressor.joint import joint_steps
 from compressor.judge import Judge, make_judge
 from compressor.ledger import Known
 from compressor.library import LayerLibrary
@@ -174,9 +173,8 @@ class Scorer:
         """The network as well as it gets without training, and its score.
 
         It is refitted once more, all layers in sequence, on all calibration images. Whether
-        BatchNorm statistics of its own help after that, or a joint step of all channels and how
-        far, differs from network to network, so the score decides. A form that it scores as NaN
-        or infinite is left out.
+        BatchNorm statistics of its own help after that differs from network to network, so the
+        score decides. A form that it scores as NaN or infinite is left out.
 
         Raises:
             DataError: the score raises, or is finite for none of them.
@@ -191,19 +189,7 @@ class Scorer:
         refitter.whole(refitted, architecture, progress)
         corrected = copy.deepcopy(refitted)
         recalibrate(corrected, self._calibration)
-        stepped = self._stepped(refitted, refitter, progress)
-        return self._best([refitted, corrected, plain, *stepped])
-
-    def _stepped(
-        self, refitted: nn.Module, refitter: Refitter, progress: Progress
-    ) -> list[nn.Module]:
-        """The network after a joint step; none where it has no gradients."""
-        try:
-            model, calls = self.library.model, refitter.calls
-            return list(joint_steps(refitted, model, calls, self._calibration, progress))
-        except RuntimeError as error:
-            progress(Event("joint step", 0, None, f"left out: {error}"))
-            return []
+        return self._best([refitted, corrected, plain])
 
     def _best(self, models: Sequence[nn.Module]) -> tuple[nn.Module, float]:
         """The best of some forms of the network that was found; among equals the first."""

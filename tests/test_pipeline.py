@@ -229,7 +229,7 @@ def test_exporting_again_keeps_what_the_file_says(real: dict[str, Any]) -> None:
 def test_progress_tells_every_stage(real: dict[str, Any]) -> None:
     stages = list(dict.fromkeys(e.stage for e in real["events"]))
     wanted = ["read", "verify", "library", "sensitivity", "search", "probe", "refit"]
-    assert stages == [*wanted, "joint step", "fine-tune", "export"]
+    assert stages == [*wanted, "fine-tune", "export"]
     search = [e for e in real["events"] if e.stage == "search"]
     assert [e.done for e in search] == list(range(7))
     assert "best score in budget" in search[-1].note
@@ -650,13 +650,13 @@ def test_a_score_that_fails_at_the_very_end_is_a_message(tmp_path: Path, value: 
 
 
 @pytest.mark.usefixtures("stub")
-@pytest.mark.parametrize("bad", [(0,), (0, 1, 5), (1, 2, 3, 4, 5), (0, 2), tuple(range(6))])
+@pytest.mark.parametrize("bad", [(0,), (0, 1), (1, 2), (0, 2), (0, 1, 2)])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_the_end_does_without_networks_whose_score_is_not_finite(
     tmp_path: Path, bad: tuple[int, ...], value: float
 ) -> None:
-    # the original, two candidates, and six forms of the network that was found
-    forms = [10.0, 20.0, 30.0, 40.0, 50.0, 15.0]
+    # the original, two candidates, and three forms of the network that was found
+    forms = [10.0, 30.0, 20.0]
     ends = [value if i in bad else score for i, score in enumerate(forms)]
     score = Score(lambda call: ends[call - 4] if call > 3 else None)
     settings = {"score": score, "refit": True, "evaluations": 2}
@@ -666,7 +666,7 @@ def test_the_end_does_without_networks_whose_score_is_not_finite(
     else:
         left = [score for i, score in enumerate(forms) if i not in bad]
         assert compress(tmp_path / "run", **settings).summary.best.score == max(left)
-    assert score.calls == 9
+    assert score.calls == 6
 
 
 @pytest.mark.parametrize("at", [1, 2])
