@@ -19,6 +19,7 @@ from compressor.layout import laid_out, suits
 from compressor.library import LayerLibrary, make_library
 from compressor.limits import resolve_budgets
 from compressor.reading import read_network
+from compressor.scoring import HINTED
 from compressor.search import layer_nas
 from compressor.sensitivity import sensitivities
 from compressor.space import Architecture
@@ -64,7 +65,7 @@ def prepare(name: str, budget: str) -> Prepared:
 def hinted(prepared: Prepared) -> Architecture:
     """The first network that a search scores: the best by what single choices cost alone."""
     model, library = prepared.model, prepared.library
-    judge = make_judge("agreement", other_images(prepared.calibration), model)
+    judge = make_judge("agreement", other_images(prepared.calibration, HINTED), model)
     assembler = Assembler(model, library.space, library.consumers)
     found = layer_nas(
         sizes=library.space.sizes, limits=prepared.limits, score=lambda _: 0.0, evaluations=1,

@@ -4,7 +4,7 @@
 
 Both ways score candidates of one search at half the MAdds on the same validation images.
 "Assembled" is what `compressor compress` does: pieces from the library, cut consumers refitted on
-128 images, and images until a candidate is clearly worse than the best one so far. "Anew" copies
+64 images, and images until a candidate is clearly worse than the best one so far. "Anew" copies
 the network, cuts it with torch-pruning, and shows it all images, for some of the same candidates.
 """
 

@@ -15,8 +15,11 @@ from compressor.data import Batches, Inputs, alike, part_of, size_of, slices, sp
 _MOST = 64  # images shown at once on a CPU, fewer where they are large: activations stay in caches
 _LEAST = 4
 _POSITIONS = 1 << 18  # in all of them
-_IMAGES = 128  # that candidates are refitted to
-_OTHERS = 256  # further ones, for comparing what was refitted
+_IMAGES = 64
+"""That candidates are refitted to. In which order neighbours of a network stand depends little on
+how many: on ResNet-56 it is as close to that after a refit to 512 images with 64 as with 128
+(rank correlation 0.954 and 0.956, judged on 2,000 images). What images to judge on are worth is
+another matter: with 256 of them it is 0.75, with 512 0.79, and with 896 0.85."""
 
 
 def few_images(calibration: Batches) -> list[tuple[Inputs]]:
@@ -24,12 +27,12 @@ def few_images(calibration: Batches) -> list[tuple[Inputs]]:
     return _inputs_between(calibration, 0, _IMAGES)
 
 
-def other_images(calibration: Batches) -> list[tuple[Inputs]]:
+def other_images(calibration: Batches, most: int) -> list[tuple[Inputs]]:
     """Calibration inputs that no candidate is refitted to; the same ones where there are no more.
 
     A network looks better on the images that it was refitted to, and the more so the wider it is.
     """
-    found = _inputs_between(calibration, _IMAGES, _IMAGES + _OTHERS)
+    found = _inputs_between(calibration, _IMAGES, _IMAGES + most)
     return found or few_images(calibration)
 
 

@@ -18,7 +18,7 @@ from compressor.data import Batches, device_of, on, split
 from compressor.patches import matrix_shape, outputs, patch_numbers, patches
 
 _AT_ONCE = 1 << 24  # numbers in the patches that are multiplied at once: 64 MB
-_SPLIT = 512  # rows of a matrix times itself that are computed at once, from the diagonal on
+_SPLIT = 64  # rows of a matrix times itself that are computed at once, from the diagonal on
 
 
 class Moments:

@@ -17,6 +17,12 @@ from compressor.space import Architecture, Choice, SearchSpace
 from compressor.trend import Hints
 from compressor.trials import Trials
 
+MOST = 512
+"""Images on which a probe compares: beyond, more of them tell less than they cost."""
+_FEWEST = 128  # with fewer it does not tell neighbours apart
+WORTH = 8
+"""Evaluations that a probe may take."""
+
 
 class Probe:
     """Measures the neighbours of a network: those that differ from it in one layer, by a step."""
@@ -53,6 +59,22 @@ class Probe:
             found.append(tuple(costs))
             self._progress(Event("probe", number + 1, len(self._space.layers), layer.name))
         return tuple(found)
+
+
+def affordable(neighbours: int, refitted: int, judged: int) -> int:
+    """On how many images to compare, so that a probe takes no longer than a few evaluations.
+
+    Args:
+        neighbours: networks to compare.
+        refitted: images that each is refitted to.
+        judged: images that an evaluation is shown, after the same refit.
+
+    Returns:
+        At most `MOST`; 0 where a probe is not worth it.
+    """
+    # half of the network is what each has in common with the one before
+    images = int(WORTH * (refitted + judged) / (max(1, neighbours) / 2)) - refitted
+    return min(MOST, images) if images >= _FEWEST else 0
 
 
 def beside(choices: Sequence[Choice], option: int) -> list[int]:

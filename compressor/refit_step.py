@@ -23,7 +23,7 @@ from compressor.relevance import Relevance
 from compressor.tracing import Fate
 
 # Patches of a batch that are enough, in all and for each input: neighbours tell nearly the same.
-_ROUGHLY, _FINALLY = (1 << 13, 20), (1 << 15, 40)
+_ROUGHLY, _FINALLY = (1 << 11, 14), (1 << 15, 40)
 _ROUNDS = 3  # in which targets are set anew where a clip follows
 _SMALLEST_SLOPE = 1e-2  # of a BatchNorm channel through which drift is still sent back
 

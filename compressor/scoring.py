@@ -18,7 +18,7 @@ from compressor.finetune import Recipe, best_score, fine_tune
 from compressor.judge import Judge, make_judge
 from compressor.ledger import Known
 from compressor.library import LayerLibrary
-from compressor.probe import Probe
+from compressor.probe import MOST, WORTH, Probe, affordable
 from compressor.progress import Event, Progress, silent
 from compressor.refit import Refitter
 from compressor.sensitivity import sensitivities
@@ -27,7 +27,8 @@ from compressor.structure import materialise
 from compressor.trend import Hints
 from compressor.trials import Trials
 
-_WORTH = 8  # evaluations that a probe may take
+HINTED = 256
+"""Images on which single choices are compared with the original before the search."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ class Scorer:
         """What single choices cost, to start the search from and to steer it by.
 
         Told in agreement with the original on a few calibration images, whatever the score is; it
-        needs no labels. There is no probe where it would take longer than a few evaluations.
+        needs no labels. There is no probe where it would take longer than a few evaluations, even
+        on few images.
         Empty where networks are not refitted before they are scored, or where
         outputs cannot be compared, which only the user's own score can judge.
         """
@@ -118,26 +120,30 @@ class Scorer:
         model, space = self.library.model, self.library.space
         assembler = Assembler(model, space, self.library.consumers)
         try:
-            others = other_images(self._calibration)
-            judge = make_judge("agreement", others, model)
+            judge = self._agreement(HINTED)
             hints = sensitivities(assembler, space, judge, self._example, progress)
         except DataError as error:
             progress(Event("sensitivity", 0, None, f"left out: {error}"))
             return Guide()
-        probe = Probe(self._trials, space, judge, progress)
-        return Guide(hints, probe if self._probe_pays(judge) else None)
+        images = self._probed()
+        if not images:
+            return Guide(hints)
+        return Guide(hints, Probe(self._trials, space, self._agreement(images), progress))
 
-    def _probe_pays(self, judge: Judge) -> bool:
-        """Whether a probe takes no longer than a few evaluations; counted in images."""
+    def _agreement(self, most: int) -> Judge:
+        """Compares with the original on calibration images."""
+        others = other_images(self._calibration, most)
+        return make_judge("agreement", others, self.library.model)
+
+    def _probed(self) -> int:
+        """On how many images a probe compares; 0 where there is none."""
         if not isinstance(self._score, Judge):
-            return True  # nobody knows how long someone else's function takes
-        refitted = _images(self._few)
-        neighbours = sum(min(2, len(layer.choices) - 1) for layer in self.library.space.layers)
-        # half of the network is what each has in common with the one before
-        probed = neighbours * (refitted + _images(judge.batches)) / 2
+            return HINTED  # nobody knows how long someone else's function takes
+        layers = self.library.space.layers
+        neighbours = sum(min(2, len(layer.choices) - 1) for layer in layers)
         # no more is read of the validation data than it takes to know
-        needed = math.ceil(probed / _WORTH - refitted)
-        return _images(self._score.batches, needed) >= needed
+        judged = _images(self._score.batches, neighbours * MOST / WORTH)
+        return affordable(neighbours, _images(self._few), judged)
 
     def __call__(self, architecture: Architecture) -> float:
         """The score of an architecture."""

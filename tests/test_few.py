@@ -11,25 +11,25 @@ from compressor.data import split
 from compressor.few import at_once, divisible, few_images, other_images
 
 
-def test_the_first_128_inputs_over_batches() -> None:
+def test_the_first_64_inputs_over_batches() -> None:
     batches = [torch.arange(50 * i, 50 * i + 50.0)[:, None] for i in range(4)]
     found = few_images([(x, torch.zeros(50)) for x in batches])
-    assert [len(x) for ((x,),) in found] == [50, 50, 28]
-    assert torch.equal(torch.cat([x for ((x,),) in found]), torch.arange(128.0)[:, None])
+    assert [len(x) for ((x,),) in found] == [50, 14]
+    assert torch.equal(torch.cat([x for ((x,),) in found]), torch.arange(64.0)[:, None])
 
 
 def test_a_full_last_batch_is_the_last() -> None:
-    assert [len(x) for ((x,),) in few_images([torch.zeros(64, 1)] * 3)] == [64, 64]
+    assert [len(x) for ((x,),) in few_images([torch.zeros(32, 1)] * 3)] == [32, 32]
 
 
 def test_fewer_images_are_all_taken_and_no_more_is_read() -> None:
     assert len(few_images([torch.zeros(5, 1)] * 3)) == 3
 
     def batches() -> Iterator[Tensor]:
-        yield torch.zeros(128, 1)
+        yield torch.zeros(64, 1)
         raise AssertionError("read on")
 
-    assert [len(x) for ((x,),) in few_images(batches())] == [64, 64]
+    assert [len(x) for ((x,),) in few_images(batches())] == [64]
 
 
 def test_every_input_of_a_batch_is_cut_but_not_what_has_no_batch() -> None:
@@ -40,15 +40,15 @@ def test_every_input_of_a_batch_is_cut_but_not_what_has_no_batch() -> None:
 
 def test_other_images_are_those_after_the_first() -> None:
     batches = [torch.arange(50 * i, 50 * i + 50.0)[:, None] for i in range(12)]
-    found = other_images([(x, torch.zeros(50)) for x in batches])
-    assert [len(x) for ((x,),) in found] == [22, 50, 50, 50, 50, 34]
-    assert torch.equal(torch.cat([x for ((x,),) in found]), torch.arange(128.0, 384.0)[:, None])
+    found = other_images([(x, torch.zeros(50)) for x in batches], 256)
+    assert [len(x) for ((x,),) in found] == [36, 50, 50, 50, 50, 20]
+    assert torch.equal(torch.cat([x for ((x,),) in found]), torch.arange(64.0, 320.0)[:, None])
 
 
 def test_without_other_images_the_few_serve() -> None:
-    batches = [torch.arange(100.0)[:, None]]
-    assert torch.equal(torch.cat([x for ((x,),) in other_images(batches)]), batches[0])
-    assert [len(x) for ((x,),) in other_images([torch.zeros(129, 1)])] == [1]
+    batches = [torch.arange(60.0)[:, None]]
+    assert torch.equal(torch.cat([x for ((x,),) in other_images(batches, 256)]), batches[0])
+    assert [len(x) for ((x,),) in other_images([torch.zeros(65, 1)], 256)] == [1]
 
 
 def test_two_inputs_are_not_taken_for_an_input_and_its_target() -> None:

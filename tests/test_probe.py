@@ -6,9 +6,11 @@ import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from compressor.judge import make_judge
-from compressor.probe import Probe, beside
+from compressor.probe import MOST, Probe, affordable, beside
 from compressor.scoring import Recipes, Scorer
 from compressor.space import Choice
 from tests import networks
@@ -52,6 +54,23 @@ def test_of_another_kernel_the_most_alike_width_is_beside() -> None:
     choices = [Choice(channels=c, kernel=k) for c, k in pairs]
     near = {pairs[o] for o in beside(choices, pairs.index((16, 5)))}
     assert near == {(8, 5), (32, 5), (16, 3), (32, 7)}
+
+
+@given(neighbours=st.integers(1, 400), refitted=st.integers(1, 64), judged=st.integers(1, 5000))
+def test_a_probe_is_worth_eight_evaluations_at_most(
+    neighbours: int, refitted: int, judged: int
+) -> None:
+    def seconds(images: int) -> float:  # of a probe, an image a second
+        return neighbours * (refitted + images) / 2
+
+    images = affordable(neighbours, refitted, judged)
+    eight = 8 * (refitted + judged)
+    if images:
+        assert 128 <= images <= MOST
+        assert seconds(images) <= eight
+        assert images == MOST or seconds(images + 1) > eight
+    else:
+        assert seconds(128) > eight
 
 
 @pytest.mark.parametrize(("judging", "pays"), [(1, False), (40, True)])
