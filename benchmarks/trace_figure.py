@@ -23,7 +23,7 @@ _BANDS = 12  # drawn rows
 _BLUE, _GREY, _RED, _GREEN = "#2a6f97", "#8d99ae", "#c1121f", "#2b9348"
 _COLOURS = {
     "hints": "#e09f3e", "even": "#6d597a", "random": _GREY, "expected effects": _BLUE,
-    "drawn effects": "#61a5c2", "repeat": "#9d4edd",
+    "drawn effects": "#61a5c2", "repeat": "#9d4edd", "gains of neighbours": "#c9184a",
 }  # fmt: skip
 
 
