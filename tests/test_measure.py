@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from compressor import agent
+from compressor import agent, courier
 from compressor.errors import MeasureError, UsageError
 from compressor.job import OPTIMISATIONS, Job
 from compressor.local_device import LocalDevice
@@ -325,8 +325,11 @@ def test_many_tiny_models_are_measured_in_one_go():
     assert list(measure(models, QUICK)) == list(models)
 
 
-def test_the_agent_needs_python_3_8_numpy_and_onnxruntime_alone():
-    tree = ast.parse(Path(agent.__file__).read_text(encoding="utf-8"), feature_version=(3, 8))
+@pytest.mark.parametrize(
+    ("module", "needed"), [(agent, {"numpy", "onnxruntime"}), (courier, set())]
+)
+def test_what_runs_on_a_device_needs_python_3_8_and_nothing_of_ours(module, needed):
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"), feature_version=(3, 8))
     found = {
         name.partition(".")[0]
         for node in ast.walk(tree)
@@ -335,4 +338,4 @@ def test_the_agent_needs_python_3_8_numpy_and_onnxruntime_alone():
             else [str(node.module)] if isinstance(node, ast.ImportFrom) else []
         )
     }  # fmt: skip
-    assert found - sys.stdlib_module_names == {"numpy", "onnxruntime"}
+    assert found - sys.stdlib_module_names == needed
