@@ -29,7 +29,6 @@ __all__ = [
     "Port",
     "Session",
     "Settings",
-    "check_provider",
     "create_session",
     "measure",
     "measure_fully",
@@ -99,12 +98,6 @@ def create_session(model: Path | bytes, settings: Settings) -> Session:
             optimisation=settings.optimisation,
         )
     return cast(Session, session)
-
-
-def check_provider(provider: str) -> None:
-    """Raises `UsageError` unless this installation of ONNX Runtime has the provider."""
-    with _reported():
-        agent.check_provider(provider)
 
 
 def run_session(session: Session, inputs: Sequence[Array]) -> list[Array]:

@@ -13,7 +13,9 @@ LATENCY = Latency(1.0, 0.9, 1.2, 0.98, 1.02, 60, 1.0, 1.0, 1.0)
 
 
 # What `Latency` promises of its intervals, with the error of 600 trials taken off.
-@pytest.mark.parametrize(("count", "least"), [(6, 0.89), (10, 0.90), (20, 0.92), (50, 0.93)])
+@pytest.mark.parametrize(
+    ("count", "least"), [(6, 0.89), (7, 0.83), (10, 0.90), (20, 0.91), (50, 0.92), (300, 0.92)]
+)
 def test_an_interval_holds_the_median_about_as_often_as_it_says(count: int, least: float) -> None:
     rng = np.random.default_rng(count)
     hits = 0
@@ -61,13 +63,13 @@ def test_what_slows_a_round_down_is_not_in_the_ratio() -> None:
 
 
 def test_slow_spells_that_outlast_a_round_widen_the_interval() -> None:
-    """A thousand rounds in ten spells tell about ten values, not a thousand."""
+    """Two thousand rounds in two hundred spells tell two hundred values."""
     rng = np.random.default_rng(0)
     alone = rng.lognormal(0, 0.2, 2000)
     spells = np.repeat(rng.lognormal(0, 0.2, 200), 10)
     low, high = interval(alone)
     wide_low, wide_high = interval(spells)
-    assert wide_high - wide_low > 2 * (high - low)
+    assert wide_high - wide_low > 1.6 * (high - low)
 
 
 def test_a_machine_is_noisy_where_the_interval_is_wider_than_five_per_cent() -> None:
