@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from compressor.command_device import CommandDevice, split_words
 from compressor.errors import UsageError
@@ -44,10 +44,12 @@ def parse_device(text: str) -> Device:
     if port is not None and not 0 < port < 65536:
         raise UsageError(f"a port must be from 1 to 65535, but got {port} in {text!r}")
     options = _options(found["query"] or "", text)
+    # how it is reached may change from run to run, what runs there may not
+    same = f"?python={quote(options['python'])}" if "python" in options else ""
     # ssh takes an address of version 6 without the brackets that a URL needs
     destination = found["destination"].replace("[", "").replace("]", "")
     return SshDevice(
-        name=text,
+        name=text.partition("?")[0].rstrip("/") + same,
         destination=destination,
         port=port,
         python=options.get("python", "python3"),

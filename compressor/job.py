@@ -124,7 +124,7 @@ class Device(Protocol):
 
     @property
     def name(self) -> str:
-        """What `compressor.devices.parse_device` makes this device from."""
+        """What tells it from other devices, as a user would write it; a run keeps to one."""
 
     def check(self, settings: Settings) -> None:
         """Returns if the device can be reached and has what the settings need."""

@@ -46,7 +46,7 @@ class SshDevice:
     """A machine behind ssh; satisfies `compressor.job.Device`.
 
     Attributes:
-        name: what the user wrote, `ssh://user@host:port?python=PATH`.
+        name: `ssh://user@host:port?python=PATH`, without what may change from run to run.
         destination: `user@host`, or a host alone.
         port: None for ssh's own default.
         python: the Python there.

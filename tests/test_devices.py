@@ -42,7 +42,7 @@ def test_local_is_this_machine() -> None:
 def test_a_machine_behind_ssh(text: str, destination: str, port: int | None) -> None:
     device = parse_device(text)
     assert isinstance(device, SshDevice)
-    assert (device.name, device.destination, device.port) == (text, destination, port)
+    assert (device.name, device.destination, device.port) == (text.rstrip("/"), destination, port)
     assert (device.python, device.config, device.timeout) == ("python3", None, None)
 
 
@@ -53,6 +53,9 @@ def test_what_may_follow_a_machine(tmp_path: Path) -> None:
     assert isinstance(device, SshDevice)
     assert (device.python, device.config) == ("/opt/c++&/bin/python", str(config))
     assert device.timeout == 7.5
+    # a run that hung may resume with more time
+    assert device.name == "ssh://h?python=/opt/c%2B%2B%26/bin/python"
+    assert parse_device("ssh://h?timeout=60").name == parse_device("ssh://h").name
 
 
 REFUSED = {

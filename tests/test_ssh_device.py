@@ -193,12 +193,12 @@ def test_who_asked_is_killed_and_the_machine_is_left_clean(
     server: Server, tmp_path: Path, remote: Path
 ) -> None:
     """Its own limit is far away: what ends the agent is the end of the connection."""
-    device = connect(server, hanging(tmp_path, remote), timeout=600)
+    device = server.device(python=hanging(tmp_path, remote), timeout=600)
     code = (
         "import sys\nfrom compressor.devices import parse_device\n"
         "from compressor.job import Settings\nparse_device(sys.argv[1]).check(Settings())"
     )
-    asking = subprocess.Popen([sys.executable, "-c", code, device.name], start_new_session=True)
+    asking = subprocess.Popen([sys.executable, "-c", code, device], start_new_session=True)
     for _ in range(300):
         if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():
             break
