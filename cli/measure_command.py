@@ -101,8 +101,11 @@ def referred(models: Sequence[Path], reference: Path | None) -> list[Path]:
 
 
 def as_plain(found: Measured, job: Job) -> dict[str, Any]:
-    """Figures and verdicts as JSON values; the first model is the reference."""
-    settings = job.settings
+    """Figures and verdicts as JSON values; the first model is the reference.
+
+    Provider and optimisation are None where the device does not tell what it used.
+    """
+    settings, told = job.settings, bool(found.runtime)  # a command decides for itself
     rows = [
         {
             "model": name,
@@ -118,8 +121,8 @@ def as_plain(found: Measured, job: Job) -> dict[str, Any]:
         "processor": found.processor,
         "runtime": found.runtime,
         "threads": settings.threads,
-        "provider": settings.provider,
-        "optimisation": settings.optimisation,
+        "provider": settings.provider if told else None,
+        "optimisation": settings.optimisation if told else None,
         "affinity": list(settings.affinity),
         "batch": job.batch,
         "models": rows,
@@ -132,7 +135,7 @@ def caption(found: Measured, job: Job) -> str:
     parts = [
         f"one call at batch {job.batch}",
         f"{settings.threads} thread{'s' * (settings.threads > 1)}",
-        settings.provider,
+        settings.provider if found.runtime else "",
         "" if settings.optimisation == "all" else f"{settings.optimisation} graph optimisation",
         "cores " + ", ".join(map(str, settings.affinity)) if settings.affinity else "",
         found.device,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -312,6 +313,12 @@ def test_peak_memory_is_that_of_the_model_alone(tmp_path):
     assert large - small == pytest.approx(2 * 67e6, rel=0.15)
     assert small < 60e6
     assert measure({"small": doubling([2])}, QUICK)["small"].memory_bytes is None
+
+
+def test_memory_that_cannot_be_measured_is_an_error(monkeypatch):
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(MeasureError, match=r"'m': its peak memory .*exit status 1"):
+        measure({"m": doubling([2])}, QUICK, memory=True)
 
 
 def test_what_was_measured_says_where():
