@@ -165,7 +165,7 @@ def pinned(cores: Sequence[int]) -> Iterator[None]:
 
 def facts() -> dict[str, str]:
     """Version of ONNX Runtime and the processor."""
-    named = re.search(r"^model name\s*: (.+)$", _text("/proc/cpuinfo"), re.MULTILINE)
+    named = re.search(r"^(?:model name|Model)\s*: (.+)$", _text("/proc/cpuinfo"), re.MULTILINE)
     other = platform.processor() or platform.machine()
     return {"runtime": ort.__version__, "processor": named[1] if named else other}
 

@@ -83,15 +83,16 @@ class SshDevice:
             if attempt:
                 self.sleep(_PAUSE * attempt)
             done = self._run(json.dumps(order).encode() + b"\n" + archive, limit)
+            if done.returncode == _LOST:  # whatever came may be cut off
+                reason = self._refused(done.stderr)
+                continue
             try:
                 found = answers(done.stdout, mark)
                 if len(found) == 1 + peaks or any("error" in answer for answer in found):
                     return readings(job, found)
             except DeviceError as error:
                 raise DeviceError(f"{self.name}: {error}") from error
-            if done.returncode != _LOST:
-                raise self._no_answer(done)
-            reason = self._refused(done.stderr)
+            raise self._no_answer(done)
         raise DeviceError(
             f"{self.name}: the connection failed {ATTEMPTS} times, at last with: {reason}; "
             "check the network and the machine, then run the same command again"

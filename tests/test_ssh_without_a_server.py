@@ -79,6 +79,15 @@ def test_a_lost_connection_is_tried_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert measure({"a": doubling([2])}, QUICK, device=device())["a"].runs == 12
 
 
+def test_an_answer_that_is_cut_off_with_the_connection_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = tmp_path / "seen"
+    cut = 'for last; do :; done; sh -c "$last" | head -c 60; exit 255'
+    double(tmp_path, monkeypatch, f"if [ ! -e {seen} ]; then touch {seen}; {cut}; fi\n{HERE}")
+    assert measure({"a": doubling([2])}, QUICK, device=device())["a"].runs == 12
+
+
 @pytest.mark.parametrize(
     ("said", "status", "told"),
     [
