@@ -18,6 +18,7 @@ from cli.tables import closing_table, frontier_table
 from cli.target import Target
 from compressor import pipeline
 from compressor.budget import parse_goals
+from compressor.devices import parse_device
 from compressor.errors import UsageError
 from compressor.judge import SCORES
 from compressor.overview import FILE_NAME as OVERVIEW
@@ -90,6 +91,7 @@ _COUNT = click.IntRange(min=0)
 @options.adapter
 @options.threads
 @options.provider
+@options.device
 @options.as_json
 @click.pass_context
 def command(
@@ -113,6 +115,7 @@ def command(
     Ctrl-C loses nothing: the same command resumes where it stopped.
     """
     parse_goals(budget, frontier)  # a mistake here is told before anything is loaded
+    parse_device(how["device"])
     shell = command_line(ctx)
     with stdout_for(as_json=as_json):
         found = resolve_target(target, data)

@@ -6,28 +6,38 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from cli import options
 from cli.output import console, print_json
-from cli.tables import latency_table
+from cli.tables import latency_table, noise_note
+from compressor.devices import parse_device
 from compressor.errors import UsageError
-from compressor.measure import Settings, measure
+from compressor.job import OPTIMISATIONS, Job, Settings
+from compressor.measure import Measured, measure_fully
+from compressor.timing import Schedule
 
 _SHAPE = re.compile(r"^(.+)=(\d+(?:[x,]\d+)*)$")
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("measure")
-@click.argument(
-    "models",
-    metavar="MODEL.onnx...",
-    nargs=-1,
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+@click.argument("models", metavar="MODEL.onnx...", nargs=-1, required=True, type=_FILE)
+@click.option(
+    "--reference",
+    type=_FILE,
+    metavar="MODEL.onnx",
+    help="What the others are compared with; the first model without.",
 )
-@options.threads
-@options.provider
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Batch size, for models that leave it free.",
+)
 @click.option(
     "--shape",
     "shapes",
@@ -35,21 +45,117 @@ _SHAPE = re.compile(r"^(.+)=(\d+(?:[x,]\d+)*)$")
     metavar="INPUT=1x3x224x224",
     help="Shape of an input that leaves more than the batch size free.",
 )
+@options.threads
+@options.provider
+@click.option(
+    "--optimisation",
+    "--optimization",
+    "optimisation",
+    type=click.Choice(OPTIMISATIONS),
+    default="all",
+    show_default=True,
+    help="How far ONNX Runtime may change the graphs.",
+)
+@click.option("--affinity", metavar="CORE,CORE…", help="Cores to stay on, for example 0,1.")
+@click.option(
+    "--seconds",
+    type=float,
+    default=Schedule().seconds,
+    show_default=True,
+    help="Time to spend on all models together.",
+)
+@click.option("--memory", is_flag=True, help="Measure the peak memory of each model too.")
+@options.device
 @options.as_json
-def command(
-    models: tuple[Path, ...], threads: int, provider: str, shapes: tuple[str, ...], as_json: bool
+def command(  # noqa: PLR0913  (the options)
+    *,
+    models: tuple[Path, ...],
+    reference: Path | None,
+    batch: int,
+    shapes: tuple[str, ...],
+    affinity: str | None,
+    seconds: float,
+    memory: bool,
+    device: str,
+    as_json: bool,
+    **how: Any,
 ) -> None:
-    """Time ONNX files in ONNX Runtime, in turns, at batch 1; ratios are to the first."""
-    found = measure(
-        {str(path): path for path in models},
-        Settings(threads, provider),
-        shapes=parse_shapes(shapes),
-    )
+    """Time ONNX files in ONNX Runtime, in turns; ratios are to the first or to --reference."""
+    settings = Settings(schedule=Schedule(seconds=seconds), affinity=parse_cores(affinity), **how)
+    files = {str(path): path for path in referred(models, reference)}
+    job = Job(files, settings, batch, parse_shapes(shapes), memory=memory)
+    found = measure_fully(job, parse_device(device))
     if as_json:
-        rows = [{"model": name, **asdict(latency)} for name, latency in found.items()]
-        print_json({"threads": threads, "provider": provider, "models": rows})
+        print_json(as_plain(found, job))
         return
-    console().print(latency_table(found, threads, provider))
+    console().print(latency_table(found.latencies, caption(found, job)))
+    for note in noise_note(found.latencies):
+        console().print(note)
+
+
+def referred(models: Sequence[Path], reference: Path | None) -> list[Path]:
+    """The models, the reference first."""
+    if reference is None:
+        return list(models)
+    return [reference, *(path for path in models if not path.samefile(reference))]
+
+
+def as_plain(found: Measured, job: Job) -> dict[str, Any]:
+    """Figures and verdicts as JSON values; the first model is the reference.
+
+    Provider and optimisation are None where the device does not tell what it used.
+    """
+    settings, told = job.settings, bool(found.runtime)  # a command decides for itself
+    rows = [
+        {
+            "model": name,
+            **asdict(row),
+            "noisy": row.noisy,
+            "ratio_noisy": row.ratio_noisy,
+            "verdict": row.verdict if place else "reference",
+        }
+        for place, (name, row) in enumerate(found.latencies.items())
+    ]
+    return {
+        "device": found.device,
+        "processor": found.processor,
+        "runtime": found.runtime,
+        "threads": settings.threads,
+        "provider": settings.provider if told else None,
+        "optimisation": settings.optimisation if told else None,
+        "affinity": list(settings.affinity),
+        "batch": job.batch,
+        "models": rows,
+    }
+
+
+def caption(found: Measured, job: Job) -> str:
+    """How and where the figures of a table were taken."""
+    settings = job.settings
+    parts = [
+        f"one call at batch {job.batch}",
+        f"{settings.threads} thread{'s' * (settings.threads > 1)}",
+        settings.provider if found.runtime else "",
+        "" if settings.optimisation == "all" else f"{settings.optimisation} graph optimisation",
+        "cores " + ", ".join(map(str, settings.affinity)) if settings.affinity else "",
+        found.device,
+        found.processor,
+        f"ONNX Runtime {found.runtime}" if found.runtime else "",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def parse_cores(text: str | None) -> tuple[int, ...]:
+    """Numbers of cores; none for None.
+
+    Raises:
+        UsageError: the text does not have the form `0,1`.
+    """
+    if text is None:
+        return ()
+    if not re.fullmatch(r"\d+(,\d+)*", text, re.ASCII):
+        raise UsageError(f"cores have the form 0,1, but got {text!r}")
+    return tuple(int(core) for core in text.split(","))
 
 
 def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:

@@ -26,6 +26,14 @@ threads = click.option(
     show_default=True,
     help="Threads of ONNX Runtime.",
 )
+device = click.option(
+    "--device",
+    default="local",
+    show_default=True,
+    metavar="DEVICE",
+    help="Where latency is measured: local, ssh://user@host[:port], or a command that prints "
+    "milliseconds, cmd:'bench {model}'.",
+)
 provider = click.option(
     "--provider",
     default="CPUExecutionProvider",

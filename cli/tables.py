@@ -13,7 +13,7 @@ from compressor.budget import format_cost
 from compressor.overview import Overview
 from compressor.report import comparison, overview_table
 from compressor.result import Figures
-from compressor.timing import Latency
+from compressor.timing import NOISY, Latency
 
 if TYPE_CHECKING:  # it brings torch, which `compressor measure` can do without
     from compressor.reading import Inspection
@@ -40,25 +40,40 @@ def frontier_table(overview: Overview) -> Table:
     return table
 
 
-def latency_table(found: Mapping[str, Latency], threads: int, provider: str) -> Table:
-    """Medians with their spread; ratios to the first model."""
+def latency_table(found: Mapping[str, Latency], caption: str) -> Table:
+    """Medians with their spread; ratios and verdicts are beside the first model."""
+    memory = any(row.memory_bytes is not None for row in found.values())
     table = text_table(
-        "Model",
-        ("Median", "right"),
-        ("95 % interval", "right"),
-        ("Runs", "right"),
-        ("Ratio", "right"),
-    )
-    for name, row in found.items():
+        "Model", ("Median", RIGHT), ("95 %", RIGHT), ("p90", RIGHT), ("Ratio (95 %)", RIGHT),
+        ("Verdict", "left"), *([("Peak memory", RIGHT)] * memory),
+    )  # fmt: skip
+    for place, (name, row) in enumerate(found.items()):
         table.add_row(
             Text(name),
             format_cost("latency", row.median_ms),
-            f"{row.low_ms:.3g} – {row.high_ms:.3g} ms",
-            str(row.runs),
-            f"{row.ratio:.3f} ({row.ratio_low:.3f} – {row.ratio_high:.3f})",
+            f"{row.low_ms:.3g}–{row.high_ms:.3g}",
+            f"{row.p90_ms:.3g}",
+            f"{row.ratio:.3f} ({row.ratio_low:.3f}–{row.ratio_high:.3f})",
+            row.verdict if place else "reference",
+            *(["–" if row.memory_bytes is None else megabytes(row.memory_bytes)] * memory),
         )
-    table.caption = f"one call at batch 1, {threads} thread{'s' * (threads > 1)}, {provider}"
+    table.caption = Text(caption)
     return table
+
+
+def noise_note(found: Mapping[str, Latency]) -> Iterator[Text]:
+    """What the machine was too noisy to decide, if anything."""
+    names = [name for name, row in found.items() if row.noisy or row.ratio_noisy]
+    if names:
+        yield Text(
+            f"Too noisy to decide: an interval of {', '.join(names)} is wider than ±{NOISY:.0%}. "
+            "Close other programs, allow more --seconds, or keep to some cores with --affinity."
+        )
+
+
+def megabytes(count: int) -> str:
+    """Bytes as MB of a million."""
+    return f"{count / 1e6:.1f} MB"
 
 
 def inspection_parts(found: Inspection) -> Iterator[RenderableType]:

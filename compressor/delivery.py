@@ -82,6 +82,7 @@ def deliver(request: Request, found: Found, folder: Path, watch: Stopwatch) -> R
     Raises:
         CheckError: ONNX and torch disagree, or the measured latency is above the budget.
         ExportError: the network cannot be exported.
+        DeviceError: the device on which it is measured fails.
         RunError: the directory cannot be written.
     """
     architecture = found.candidate.architecture
@@ -94,6 +95,7 @@ def deliver(request: Request, found: Found, folder: Path, watch: Stopwatch) -> R
             latency = measure(
                 {"original": original.path, "compressed": compressed.path},
                 measure_settings(request, _FINAL),
+                device=request.options.device,
             )
         summary = _summary(request, found, (original, compressed), latency, watch)
         _require_budgets(summary.budgets, latency)
@@ -241,6 +243,7 @@ def _settings(request: Request) -> dict[str, str | int | float | bool | None]:
         "adapter": options.adapter,
         "threads": options.threads,
         "provider": options.provider,
+        "device": options.device.name,
         "refit": options.refit,
         "ranking": options.ranked_by,
         "original_sha256": tensors_hash(request.model.state_dict().items()),

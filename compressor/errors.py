@@ -13,7 +13,8 @@ CompressorError                 exit code 1
 ├── SearchError                 the search could not score a single network
 ├── CheckError                  a checked promise does not hold (pruned = masked, ONNX = torch)
 ├── ExportError                 the ONNX file could not be written
-└── MeasureError                ONNX Runtime could not load or run a model
+├── MeasureError                ONNX Runtime could not load or run a model
+└── DeviceError                 a device that cannot be reached, hangs, or gives nonsense
 ```
 
 Messages state the rule, then the values, then the layer, then the remedy.
@@ -74,3 +75,7 @@ class ExportError(CompressorError):
 
 class MeasureError(CompressorError):
     """ONNX Runtime could not load or run a model."""
+
+
+class DeviceError(CompressorError):
+    """A device that cannot be reached, hangs, lacks what it needs, or gives nonsense."""

@@ -57,8 +57,9 @@ def write_json(path: Path, data: object) -> Path:
 def run_folder(out: Path) -> Iterator[Path]:
     """The folder of a run: made if it is not there, and gone again if the run never started.
 
-    A run has started when its journal holds a score; whatever fails before that (a budget that
-    cannot be met, a score that raises) leaves nothing behind.
+    A run has started when its journal holds a score, or latencies of a device that then failed;
+    whatever fails before that (a budget that cannot be met, a score that raises) leaves nothing
+    behind.
 
     Raises:
         RunError: the folder holds something else, or cannot be written.

@@ -18,7 +18,7 @@ from compressor.export import export_base, export_onnx
 from compressor.finetune import best_score
 from compressor.frontier import layer_nas_frontier
 from compressor.journal import Journal
-from compressor.latency import LatencyCost
+from compressor.latency import LatencyCost, measurer_on
 from compressor.ledger import Known
 from compressor.library import LayerLibrary, make_library
 from compressor.limits import ResolvedBudget, resolve_budgets
@@ -143,6 +143,7 @@ def _costs(
             recall=lambda a: journal.cost("latency", a),
             remember=lambda a, value: journal.record_cost("latency", a, value),
             fallback=lambda a: _exported(request, scorer.build(a)),
+            measurer=measurer_on(request.options.device),
         )
     return {unit: costs[unit] for unit in request.units}
 

@@ -163,6 +163,10 @@ class Journal:
             "INSERT OR REPLACE INTO costs VALUES (?, ?, ?)", (unit, _key(architecture), value)
         )
 
+    def measured(self) -> bool:
+        """Whether it keeps any measured cost."""
+        return bool(self._rows("SELECT 1 FROM costs LIMIT 1"))
+
     def get(self, key: str) -> Any | None:
         """The JSON value noted under `key`, or None."""
         return self._note(_NOTE + key)

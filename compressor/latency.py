@@ -7,6 +7,8 @@ from functools import partial
 from typing import TypeAlias
 
 from compressor.errors import ExportError, MeasureError
+from compressor.job import Device
+from compressor.local_device import LocalDevice
 from compressor.measure import Settings, measure
 from compressor.slicing import BaseGraph
 from compressor.space import Architecture, SearchSpace
@@ -52,12 +54,12 @@ class LatencyCost:
             remember: told each new figure.
             fallback: builds the ONNX model of an architecture in another way; used where the
                 graph cannot be sliced or the slice does not run.
-            measurer: what times models, `compressor.measure.measure` unless given.
+            measurer: what times models, `measurer_on` this machine unless given.
         """
         self._graph, self._space, self._settings = graph, space, settings
         self._recall, self._remember = recall, remember
         self._fallback = fallback
-        self._measure = measurer or partial(_measure, batch=batch)
+        self._measure = measurer or measurer_on(LocalDevice(), batch=batch)
         self._known: dict[Architecture, float] = {}
         self._base = graph.slice(space, space.original)
 
@@ -68,6 +70,7 @@ class LatencyCost:
             ArchitectureError: the architecture is not of this space.
             ExportError: it cannot be cut from the graph, and there is no fallback.
             MeasureError: ONNX Runtime cannot run it, and there is no fallback.
+            DeviceError: the device fails; nothing is remembered.
         """
         self._space.validate(architecture)
         found = self._known.get(architecture)
@@ -100,7 +103,12 @@ class LatencyCost:
         return self._measure(models, settings)["candidate"].ratio
 
 
+def measurer_on(device: Device, *, batch: int = 1) -> Measurer:
+    """What times models on a device."""
+    return partial(_measure, batch=batch, device=device)
+
+
 def _measure(
-    models: Mapping[str, bytes], settings: Settings, *, batch: int
+    models: Mapping[str, bytes], settings: Settings, *, batch: int, device: Device
 ) -> Mapping[str, Latency]:
-    return measure(models, settings, batch=batch)
+    return measure(models, settings, batch=batch, device=device)

@@ -13,11 +13,15 @@ from torch import nn
 from compressor.data import Batches, as_inputs, batches_hash, device_of, on, tensors_hash
 from compressor.deliveries import deliver_all
 from compressor.delivery import ONNX, Found, deliver, export_again
+from compressor.devices import parse_device
+from compressor.errors import DeviceError
 from compressor.evaluate import Score, checked_score
 from compressor.export import ExportReport
 from compressor.files import JOURNAL, run_folder
 from compressor.finding import find
+from compressor.job import Device
 from compressor.journal import Journal
+from compressor.local_device import LOCAL
 from compressor.opinion import thop_madds
 from compressor.progress import Event, Progress, silent
 from compressor.reading import Inspection, Reading, describe, read_network, require_layers
@@ -69,6 +73,7 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
     ranking: str = "reconstruction",
     command: str = "",
     origin: Mapping[str, str | None] | None = None,
+    device: str | Device = LOCAL,
     progress: Progress = silent,
 ) -> Result:
     """Compresses a network to a budget and writes a verified ONNX file.
@@ -104,17 +109,21 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
             "activation", "taylor" or "bn_scale"; see `docs/library.md`.
         command: shell line that repeats the run, for the report.
         origin: where the network came from, for the report.
+        device: where every latency is measured, as `compressor.devices.parse_device` reads it:
+            "local", "ssh://user@host:port" or "cmd:program … {model} …"; see `docs/latency.md`.
         progress: told after each step.
 
     Raises:
         UsageError: the request cannot be meant; nothing was written.
         InfeasibleError: the budget is below what the network can be cut to.
+        DeviceError: the device fails, more than once where that may help; the journal keeps what
+            was found, and the same call resumes.
         CompressorError: see `compressor.errors`.
     """
     options = Options(
         evaluations, finetune, score_epochs, seed, adapter, threads, provider, refit,
         ranking, command,
-        dict(origin or {}),
+        dict(origin or {}), parse_device(device) if isinstance(device, str) else device,
     )  # fmt: skip
     request = make_request(
         model, example_input, (budget, frontier), calibration, validation, training, score, options
@@ -179,16 +188,22 @@ def export_run(
 
 @contextmanager
 def _journal(folder: Path, request: Request, reading: Reading) -> Iterator[Journal]:
-    """The run's journal; one without a single score is removed again.
+    """The run's journal; one that holds nothing to resume from is removed again.
 
-    Failures alone are nothing to resume from: whoever corrects the score would meet them again.
+    That is one without a single score: whoever corrects what failed would meet the failures again.
+    Only where a device failed or somebody interrupted, latencies that were measured are enough.
     """
     path = folder / JOURNAL
     journal = Journal.open(path, _fingerprint(request, reading))
+    stopped = False
     try:
         yield journal
+    except (DeviceError, KeyboardInterrupt):
+        stopped = True
+        raise
     finally:
         empty = all(o.score is None for made in journal.outcomes().values() for o in made)
+        empty = empty and not (stopped and journal.measured())
         journal.close()
         if empty:
             path.unlink(missing_ok=True)
@@ -218,4 +233,5 @@ def _fingerprint(request: Request, reading: Reading) -> dict[str, Any]:
         print_["frontier"] = sorted(str(b) for b in request.frontier)
     if "latency" in request.units:
         print_ |= {"threads": options.threads, "provider": options.provider}
+        print_["device"] = options.device.name
     return print_

@@ -15,9 +15,10 @@ from compressor.counting import evaluating, forward
 from compressor.data import Batches, Inputs, as_inputs, device_of, divided, keep, on, split, steady
 from compressor.errors import DataError, UsageError
 from compressor.evaluate import Score
+from compressor.job import Device, Settings
 from compressor.judge import Judge, make_judge
 from compressor.layout import LaidOut, suits
-from compressor.measure import check_provider
+from compressor.local_device import LocalDevice
 from compressor.ranking import check_ranking
 
 
@@ -37,6 +38,7 @@ class Options:
         ranking: which channels to keep first, a name of `compressor.ranking.RANKINGS`.
         command: shell line that repeats the run, for the report; empty from Python.
         origin: where the network came from, for the report and `compressor export`.
+        device: where every latency is measured.
     """
 
     evaluations: int = 100
@@ -50,6 +52,7 @@ class Options:
     ranking: str = "reconstruction"
     command: str = ""
     origin: Mapping[str, str | None] = field(default_factory=dict)
+    device: Device = field(default_factory=LocalDevice)
 
     def __post_init__(self) -> None:
         for name, least in (("evaluations", 1), ("finetune", 0), ("score_epochs", 0)):
@@ -121,10 +124,11 @@ def make_request(
 
     Raises:
         UsageError: or one of its kinds, naming what was wrong.
+        DeviceError: the device cannot be reached.
     """
     if not isinstance(model, nn.Module):
         raise DataError(f"the model must be a torch.nn.Module, but got {type(model).__name__}")
-    check_provider(options.provider)
+    options.device.check(Settings(options.threads, options.provider))
     example = on(device_of(model), as_inputs(example_input))
     budgets, frontier = parse_goals(*goals)
     if len(frontier) > options.evaluations:

@@ -24,6 +24,8 @@ from cli.progress import PlainLines, duration, watching
 from cli.tables import closing_table, inspection_parts, latency_table
 from compressor import pipeline
 from compressor.errors import CheckError, InfeasibleError, UsageError
+from compressor.job import Device, Job
+from compressor.measure import Measured
 from compressor.pipeline import Result as Done
 from compressor.progress import Event
 from compressor.reading import Inspection, LayerInfo
@@ -96,12 +98,14 @@ def test_compress_asks_for_what_was_said(net: Path, asked: dict[str, Any], tmp_p
     result = call(
         "compress", net, "--budget", "madds=50%", "--budget", "params=2M",
         "--out", tmp_path / "run", "--evaluations", 7, "--finetune", 2,
-        "--score-epochs", 1, "--seed", 3, "--threads", 2,
+        "--score-epochs", 1, "--seed", 3, "--threads", 2, "--device", "ssh://me@board",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert asked["budget"] == ("madds=50%", "params=2M")
     assert (asked["evaluations"], asked["finetune"], asked["score_epochs"]) == (7, 2, 1)
     assert (asked["seed"], asked["threads"], asked["adapter"]) == (3, 2, "generic")
+    assert asked["device"] == "ssh://me@board"
+    assert "--device ssh://me@board" in asked["command"]
     assert len(asked["calibration"]) == 2
     assert asked["score"] is None
     for said in ("MAdds", "40.6M", "20.2M", "49.8%", "1.51 ms", "0.9012", "-0.0161", "model.onnx"):
@@ -346,15 +350,59 @@ def test_measure_refuses_what_is_no_model(tmp_path: Path) -> None:
 
 
 def test_measure_prints_a_table_or_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "[red]a.onnx"
+    monkeypatch.chdir(tmp_path)
+    path, other = Path("[red]a.onnx"), Path("b.onnx")
     path.touch()
-    monkeypatch.setattr(
-        "cli.measure_command.measure", lambda models, *_, **__: dict.fromkeys(models, LATENCY)
-    )
+    other.touch()
+    jobs: list[Job] = []
+
+    def measured(job: Job, device: Device) -> Measured:
+        jobs.append(job)
+        slower = replace(LATENCY, ratio=1.5, ratio_low=1.4, ratio_high=1.6, memory_bytes=12_300_000)
+        rows = {name: slower if place else LATENCY for place, name in enumerate(job.models)}
+        return Measured(rows, device.name, "1.2.3", "a processor")
+
+    monkeypatch.setattr("cli.measure_command.measure_fully", measured)
     assert "[red]a.onnx" in call("measure", path).stdout.replace("\n", "")
-    found = json.loads(call("measure", path, "--threads", 2, "--json").stdout)
-    assert found["threads"] == 2
+    shown = " ".join(call("measure", path, other).stdout.split())
+    for said in ("reference", "slower", "12.3 MB", "Too noisy to decide", "a processor", "1.2.3"):
+        assert said in shown
+    words = (
+        "--threads", 2, "--batch", 4, "--shape", "x=1x8", "--optimization", "basic",
+        "--affinity", "0,1", "--seconds", 2.5, "--reference", other, "--memory",
+        "--device", "ssh://me@board:2222",
+    )  # fmt: skip
+    found = json.loads(call("measure", path, other, *words, "--json").stdout)
+    job = jobs[-1]
+    assert list(job.models) == [str(other), str(path)]
+    assert (job.batch, job.shapes, job.memory) == (4, {"x": (1, 8)}, True)
+    assert (job.settings.threads, job.settings.affinity) == (2, (0, 1))
+    assert job.settings.schedule.seconds == 2.5
+    assert (found["threads"], found["optimisation"], found["batch"]) == (2, "basic", 4)
+    assert (found["device"], found["runtime"]) == ("ssh://me@board:2222", "1.2.3")
     assert found["models"][0]["median_ms"] == 1.5
+    assert [row["verdict"] for row in found["models"]] == ["reference", "slower"]
+    assert [row["ratio_noisy"] for row in found["models"]] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--affinity", "0-3"), "cores have the form 0,1"),
+        (("--affinity", "0,0"), "different cores"),
+        (("--seconds", "0"), "seconds above 0"),
+        (("--seconds", "nan"), "seconds above 0"),
+        (("--device", "gpu"), "a device must be local"),
+        (("--reference", "none.onnx"), "none.onnx"),
+        (("--optimisation", "most"), "most"),
+    ],
+)
+def test_measure_refuses_what_cannot_be_meant(
+    tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / "a.onnx").touch()
+    result = call("measure", tmp_path / "a.onnx", *words)
+    assert (result.exit_code, said in result.stderr) == (2, True), result.stderr
 
 
 def test_shapes() -> None:
@@ -369,7 +417,7 @@ def test_tables_show_what_was_not_measured_as_a_dash() -> None:
     assert list(table.columns[0].cells)[-1] == "Score"
     named = closing_table(Figures(10, 10, 0.0), Figures(5, 5, -0.1), "agreement")
     assert [list(c.cells)[-1] for c in named.columns] == ["Score (agreement)", "0", "-0.1", "-0.1"]
-    assert latency_table({"a": LATENCY}, 1, "CPU").row_count == 1
+    assert latency_table({"a": LATENCY}, "CPU").row_count == 1
 
 
 def test_plain_lines_come_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ ONLY = {
     "torch_pruning": {"adapters.dependency_groups"},
     "onnx": {"compressor.export", "compressor.slicing"},
     "onnx_ir": set(),
-    "onnxruntime": {"compressor.measure"},
+    "onnxruntime": {"compressor.agent"},
     "thop": {"compressor.opinion"},
     "safetensors": {"compressor.artefacts"},
     "jinja2": {"compressor.report"},
@@ -42,7 +42,7 @@ SEARCH = (
     "buckets", "settings", "ledger", "published", "kernels", "surrogate", "recombine", "cost_guess",
     "memory", "rounding", "supply", "guided", "search", "search_notes", "moves", "rows", "trace",
     "recorder", "retrace", "baselines", "limits", "result", "report", "charts", "plain",
-    "timing", "measure", "latency", "slicing", "files",
+    "timing", "agent", "job", "measure", "latency", "slicing", "files",
 )  # fmt: skip
 
 

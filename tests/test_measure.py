@@ -1,21 +1,33 @@
 from __future__ import annotations
 
+import ast
+import os
+import shutil
+import sys
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
+from compressor import agent, courier
 from compressor.errors import MeasureError, UsageError
+from compressor.job import OPTIMISATIONS, Job
+from compressor.local_device import LocalDevice
 from compressor.measure import (
     Settings,
     create_session,
     measure,
+    measure_fully,
     random_inputs,
     run_session,
+    time_in_turns,
 )
-from compressor.timing import Schedule, median_interval, time_in_turns
+from compressor.timing import Schedule
 
 QUICK = Settings(schedule=Schedule(warmup=2, repeats=1, rounds=6, seconds=1e-6))
 
@@ -141,20 +153,6 @@ def test_spread_encloses_the_median():
     assert found.p10_ms < found.low_ms < found.median_ms < found.high_ms < found.p90_ms
 
 
-@pytest.mark.parametrize("count", [6, 20, 199, 400])
-def test_interval_covers_the_median_in_about_95_of_100_cases(count):
-    rng = np.random.default_rng(count)
-    hits = 0
-    for _ in range(400):
-        low, high = median_interval(rng.standard_normal(count).tolist())
-        hits += low <= 0 <= high
-    assert hits >= 0.92 * 400
-
-
-def test_interval_of_few_values_is_their_range():
-    assert median_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
-
-
 def test_measures_files_and_bytes_with_a_free_batch(tmp_path):
     path = tmp_path / "m.onnx"
     path.write_bytes(doubling(["batch", 3]))
@@ -222,7 +220,129 @@ def test_nothing_to_measure_and_senseless_settings():
         measure({}, QUICK)
     with pytest.raises(UsageError, match="threads"):
         Settings(threads=0)
+    with pytest.raises(UsageError, match=r"one of disabled, basic, extended, all.*'most'"):
+        Settings(optimisation="most")
+    with pytest.raises(UsageError, match="different cores"):
+        Settings(affinity=(0, 0))
+    with pytest.raises(UsageError, match="different cores"):
+        Settings(affinity=(-1,))
+    with pytest.raises(UsageError, match="batch size must be at least 1"):
+        measure({"m": doubling([1])}, QUICK, batch=0)
     with pytest.raises(UsageError, match="rounds must be at least 6"):
         Schedule(rounds=5)
     with pytest.raises(UsageError, match="warmup"):
         Schedule(repeats=0)
+
+
+def test_a_batch_size_that_the_model_does_not_take():
+    with pytest.raises(UsageError, match=r"'m'.*batches of 2.* is 4; export it"):
+        measure({"m": doubling([2, 3])}, QUICK, batch=4)
+    assert measure({"m": doubling([4, 3])}, QUICK, batch=4)["m"].runs == 6
+
+
+@pytest.mark.parametrize("level", OPTIMISATIONS)
+def test_every_optimisation_level_runs(level):
+    found = measure({"m": doubling([2])}, replace(QUICK, optimisation=level))
+    assert found["m"].runs == 6
+
+
+def test_optimisation_changes_the_graph(monkeypatch):
+    """The level reaches ONNX Runtime: it is told apart by what the options say."""
+    seen = []
+    real = ort.InferenceSession
+
+    def spy(model, options, **how):
+        seen.append(options.graph_optimization_level)
+        return real(model, options, **how)
+
+    monkeypatch.setattr(ort, "InferenceSession", spy)
+    for level in OPTIMISATIONS:
+        create_session(doubling([2]), Settings(optimisation=level))
+    levels = ort.GraphOptimizationLevel
+    assert seen == [
+        levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_BASIC, levels.ORT_ENABLE_EXTENDED,
+        levels.ORT_ENABLE_ALL,
+    ]  # fmt: skip
+
+
+needs_affinity = pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="this system has no affinity"
+)
+
+
+@needs_affinity
+def test_cores_are_kept_during_the_measurement_and_given_back_after():
+    before = os.sched_getaffinity(0)
+    core = min(before)
+    seen = set()
+
+    def clock():
+        seen.add(frozenset(os.sched_getaffinity(0)))
+        return float(next(ticks))
+
+    ticks = iter(range(10**9))
+    job = Job({"m": doubling([2])}, replace(QUICK, affinity=(core,)))
+    measure_fully(job, LocalDevice(clock))
+    assert seen == {frozenset([core])}
+    assert os.sched_getaffinity(0) == before
+    with pytest.raises(MeasureError):
+        measure({"m": b"no model"}, job.settings)
+    assert os.sched_getaffinity(0) == before
+
+
+@needs_affinity
+def test_a_core_that_is_not_there():
+    with pytest.raises(UsageError, match=r"among the cores .*, but got 9999"):
+        measure({"m": doubling([2])}, replace(QUICK, affinity=(9999,)))
+
+
+def test_a_system_that_cannot_keep_cores_says_so(monkeypatch):
+    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
+    with pytest.raises(UsageError, match="cannot keep a program on chosen cores"):
+        measure({"m": doubling([2])}, replace(QUICK, affinity=(0,)))
+
+
+def test_peak_memory_is_that_of_the_model_alone(tmp_path):
+    """Input and output of the larger model take 67 MB each."""
+    path = tmp_path / "large.onnx"
+    path.write_bytes(doubling([16, 1024, 1024]))
+    found = measure({"small": doubling([2]), "large": path}, QUICK, memory=True)
+    small, large = found["small"].memory_bytes, found["large"].memory_bytes
+    assert small is not None
+    assert large is not None
+    assert large - small == pytest.approx(2 * 67e6, rel=0.15)
+    assert small < 60e6
+    assert measure({"small": doubling([2])}, QUICK)["small"].memory_bytes is None
+
+
+def test_memory_that_cannot_be_measured_is_an_error(monkeypatch):
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(MeasureError, match=r"'m': its peak memory .*exit status 1"):
+        measure({"m": doubling([2])}, QUICK, memory=True)
+
+
+def test_what_was_measured_says_where():
+    found = measure_fully(Job({"m": doubling([2])}, QUICK))
+    assert (found.device, found.runtime) == ("local", ort.__version__)
+    assert found.processor
+
+
+def test_many_tiny_models_are_measured_in_one_go():
+    models = {f"m{i}": doubling([i + 1]) for i in range(20)}
+    assert list(measure(models, QUICK)) == list(models)
+
+
+@pytest.mark.parametrize(
+    ("module", "needed"), [(agent, {"numpy", "onnxruntime"}), (courier, set())]
+)
+def test_what_runs_on_a_device_needs_python_3_8_and_nothing_of_ours(module, needed):
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"), feature_version=(3, 8))
+    found = {
+        name.partition(".")[0]
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names] if isinstance(node, ast.Import)
+            else [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+        )
+    }  # fmt: skip
+    assert found - sys.stdlib_module_names == needed

@@ -105,7 +105,7 @@ def without_export(patch: pytest.MonkeyPatch) -> None:
         return ExportReport(path, 18, 4, 0.0, (1,), ("x",))
 
     patch.setattr(delivery, "export_onnx", write)
-    patch.setattr(delivery, "measure", lambda models, _: dict.fromkeys(models, constant(1)))
+    patch.setattr(delivery, "measure", lambda models, _, **__: dict.fromkeys(models, constant(1)))
 
 
 @pytest.fixture
