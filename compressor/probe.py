@@ -61,20 +61,21 @@ class Probe:
         return tuple(found)
 
 
-def affordable(neighbours: int, refitted: int, judged: int) -> int:
+def affordable(neighbours: int, refitted: int, judged: int, others: int) -> int:
     """On how many images to compare, so that a probe takes no longer than a few evaluations.
 
     Args:
         neighbours: networks to compare.
         refitted: images that each is refitted to.
         judged: images that an evaluation is shown, after the same refit.
+        others: images that there are to compare on.
 
     Returns:
-        At most `MOST`; 0 where a probe is not worth it.
+        At most `MOST` and all there are; 0 where a probe is not worth it.
     """
     # half of the network is what each has in common with the one before
     images = int(WORTH * (refitted + judged) / (max(1, neighbours) / 2)) - refitted
-    return min(MOST, images) if images >= _FEWEST else 0
+    return min(MOST, others, images) if images >= min(_FEWEST, others) else 0
 
 
 def beside(choices: Sequence[Choice], option: int) -> list[int]:

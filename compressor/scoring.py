@@ -143,7 +143,8 @@ class Scorer:
         neighbours = sum(min(2, len(layer.choices) - 1) for layer in layers)
         # no more is read of the validation data than it takes to know
         judged = _images(self._score.batches, neighbours * MOST / WORTH)
-        return affordable(neighbours, _images(self._few), judged)
+        others = _images(other_images(self._calibration, MOST))
+        return affordable(neighbours, _images(self._few), judged, others)
 
     def __call__(self, architecture: Architecture) -> float:
         """The score of an architecture."""
