@@ -11,6 +11,7 @@ from rich.text import Text
 
 from compressor.budget import format_cost
 from compressor.overview import Overview
+from compressor.profile import Key, NodeTime, Profile, grouped
 from compressor.report import comparison, overview_table
 from compressor.result import Figures
 from compressor.timing import Latency
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # it brings torch, which `compressor measure` can do without
 
 RIGHT = "right"
 _OPTIONS = 12  # of a prefix
+_KINDS, _PLACES = 12, 20  # rows of a profile
 _SHOWN = 3  # of the modules or choices of one layer; the number of all follows
 
 
@@ -59,6 +61,35 @@ def latency_table(found: Mapping[str, Latency], threads: int, provider: str) -> 
         )
     table.caption = f"one call at batch 1, {threads} thread{'s' * (threads > 1)}, {provider}"
     return table
+
+
+def profile_tables(profiles: Mapping[str, Profile]) -> Iterator[RenderableType]:
+    """Time by kind of operator and by module, the slowest first; a group of columns a model."""
+    yield _profile_table("Operator", profiles, lambda node: node.kind, _KINDS)
+    yield _profile_table("Module", profiles, lambda node: node.place, _PLACES)
+    for place, (name, profile) in enumerate(profiles.items(), 1):
+        yield Text(f"[{place}] {name}: {format_cost('latency', profile.ms)} in all")
+    runs = next(iter(profiles.values())).runs
+    yield Text(f"ONNX Runtime's profiler, {runs} runs in turns")
+
+
+def _profile_table(first: str, profiles: Mapping[str, Profile], key: Key, most: int) -> Table:
+    titles = [
+        (f"{title} [{place}]", RIGHT)
+        for place in range(1, len(profiles) + 1)
+        for title in ("Calls", "ms", "Share")
+    ]
+    table = text_table(first, *titles)
+    for group, nodes in grouped(profiles, key, most):
+        pairs = zip(nodes, profiles.values(), strict=True)
+        table.add_row(Text(group), *(cell for n, p in pairs for cell in _profile_cells(n, p)))
+    return table
+
+
+def _profile_cells(node: NodeTime | None, profile: Profile) -> tuple[str, str, str]:
+    if node is None:
+        return "–", "–", "–"
+    return f"{node.calls:g}", f"{node.ms:.3f}", f"{profile.share(node):.1%}"
 
 
 def inspection_parts(found: Inspection) -> Iterator[RenderableType]:

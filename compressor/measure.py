@@ -82,9 +82,14 @@ class Session(Protocol):
     def run(self, output_names: None, input_feed: Mapping[str, Array], /) -> Sequence[Array]:
         """All outputs in order."""
 
+    def end_profiling(self) -> str:
+        """Path of the profile; only of a session that was created for one."""
 
-def create_session(model: Path | bytes, settings: Settings) -> Session:
-    """Loads a model.
+
+def create_session(
+    model: Path | bytes, settings: Settings, *, profile: Path | None = None
+) -> Session:
+    """Loads a model; where `profile` is given, every run is noted in a file of this prefix.
 
     Raises:
         MeasureError: the file is missing or is not a model that ONNX Runtime can load.
@@ -92,10 +97,14 @@ def create_session(model: Path | bytes, settings: Settings) -> Session:
     """
     check_provider(settings.provider)
     name = "a model in memory" if isinstance(model, bytes) else str(model)
+    options = _options(settings.threads)
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     try:
         session = ort.InferenceSession(
             model if isinstance(model, bytes) else str(model),
-            _options(settings.threads),
+            options,
             providers=[settings.provider],
         )
     except Exception as error:  # ONNX Runtime's errors have no common base

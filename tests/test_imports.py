@@ -27,7 +27,7 @@ DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
 TORCH = {"torch", "torch_pruning", "torchvision", "timm", "thop", "onnxscript"}
 ONLY = {
     "torch_pruning": {"adapters.dependency_groups"},
-    "onnx": {"compressor.export", "compressor.slicing"},
+    "onnx": {"compressor.export", "compressor.origins", "compressor.slicing"},
     "onnx_ir": set(),
     "onnxruntime": {"compressor.measure"},
     "thop": {"compressor.opinion"},
@@ -42,7 +42,8 @@ SEARCH = (
     "buckets", "settings", "ledger", "published", "kernels", "surrogate", "recombine", "cost_guess",
     "memory", "rounding", "supply", "guided", "search", "search_notes", "moves", "rows", "trace",
     "recorder", "retrace", "baselines", "limits", "result", "report", "charts", "plain",
-    "timing", "measure", "latency", "slicing", "files",
+    "timing", "measure", "latency", "slicing", "files", "profile", "origins", "profiling",
+    "profile_chart",
 )  # fmt: skip
 
 
