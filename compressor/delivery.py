@@ -23,6 +23,8 @@ from compressor.library import LayerLibrary
 from compressor.limits import ResolvedBudget
 from compressor.measure import Settings, measure
 from compressor.outcome import Candidate, SearchResult
+from compressor.profile import Profile
+from compressor.profiling import profile_models
 from compressor.reading import Reading
 from compressor.report import FILE_NAME, write_report
 from compressor.request import Request, Stopwatch
@@ -38,8 +40,9 @@ from compressor.timing import Latency, Schedule
 from compressor.versions import version_of
 
 ONNX = "model.onnx"
-_SHA256 = "compressor.original_sha256"
+SHA256 = "compressor.original_sha256"
 _SAMPLES = 2  # calibration batches on which ONNX is compared with torch
+_PROFILED = 20  # runs of each file
 _FINAL = Schedule(rounds=20, seconds=8.0)
 _PACKAGES = (
     "layernas-compressor", "torch", "torch-pruning", "onnx", "onnxruntime", "onnxscript", "numpy",
@@ -91,11 +94,11 @@ def deliver(request: Request, found: Found, folder: Path, watch: Stopwatch) -> R
             details = _metadata(request, found)
             compressed = _export(request, found.model, Path(scratch) / ONNX, details)
         with watch.stage("measure"):
-            latency = measure(
-                {"original": original.path, "compressed": compressed.path},
-                measure_settings(request, _FINAL),
-            )
-        summary = _summary(request, found, (original, compressed), latency, watch)
+            files = {"original": original.path, "compressed": compressed.path}
+            settings = measure_settings(request, _FINAL)
+            latency = measure(files, settings)
+            profiles = profile_models(files, settings, runs=_PROFILED)
+        summary = _summary(request, found, (original, compressed), latency, profiles, watch)
         _require_budgets(summary.budgets, latency)
         write_atomic(folder / ONNX, lambda path: shutil.copyfile(compressed.path, path))
     artefacts.save(folder, found.model, found.reading.space, architecture)
@@ -128,7 +131,7 @@ def _metadata(request: Request, found: Found) -> dict[str, str]:
     return {
         "compressor.architecture": ",".join(map(str, found.candidate.architecture)),
         "compressor.budget": ", ".join(str(b.budget) for b in found.budgets),
-        _SHA256: tensors_hash(request.model.state_dict().items()),
+        SHA256: tensors_hash(request.model.state_dict().items()),
         "compressor.version": version_of("layernas-compressor"),
     }
 
@@ -138,6 +141,7 @@ def _summary(
     found: Found,
     exports: tuple[ExportReport, ExportReport],
     latency: Mapping[str, Latency],
+    profiles: Mapping[str, Profile],
     watch: Stopwatch,
 ) -> RunSummary:
     reading, space = found.reading, found.reading.space
@@ -173,6 +177,7 @@ def _summary(
             "runtime threads": request.options.threads,
             "provider": request.options.provider,
         },
+        profiles=profiles,
         command=request.options.command,
     )
 
@@ -246,45 +251,3 @@ def _settings(request: Request) -> dict[str, str | int | float | bool | None]:
         "original_sha256": tensors_hash(request.model.state_dict().items()),
         **options.origin,
     }
-
-
-def export_again(
-    run: Path | str,
-    model: nn.Module,
-    example: Inputs,
-    *,
-    opset: int | None = None,
-    dynamic_batch: bool = True,
-    calibration: Batches = (),
-) -> ExportReport:
-    """Writes the ONNX file of a finished run again, verified like the first time.
-
-    Args:
-        run: the run directory.
-        model: the original network as its code builds it.
-        example: inputs `[N, …]`.
-        opset: ONNX operator set; torch's own default without.
-        dynamic_batch: whether the file takes any batch size.
-        calibration: batches on which ONNX is compared with torch, beside random input.
-
-    Raises:
-        RunError: the run is unfinished or belongs to another model.
-    """
-    folder = Path(run)
-    summary = RunSummary.read(folder)
-    small = artefacts.load(folder, model)
-    details = {
-        "compressor.architecture": ",".join(map(str, summary.architecture)),
-        "compressor.budget": ", ".join(row.requested for row in summary.budgets),
-        _SHA256: str(summary.settings.get("original_sha256", "")),
-        "compressor.version": version_of("layernas-compressor"),
-    }
-    return export_onnx(
-        small,
-        example,
-        folder / ONNX,
-        opset=opset,
-        dynamic_batch=dynamic_batch,
-        metadata=details,
-        samples=samples(calibration),
-    )

@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import nn
 
+from compressor.again import export_again
 from compressor.data import Batches, as_inputs, batches_hash, device_of, on, tensors_hash
 from compressor.deliveries import deliver_all
-from compressor.delivery import ONNX, Found, deliver, export_again
+from compressor.delivery import ONNX, Found, deliver
 from compressor.evaluate import Score, checked_score
 from compressor.export import ExportReport
 from compressor.files import JOURNAL, run_folder
@@ -166,7 +167,7 @@ def export_run(
     dynamic_batch: bool = True,
     calibration: Batches = (),
 ) -> ExportReport:
-    """Writes the ONNX file of a finished run again; see `compressor.delivery.export_again`."""
+    """Writes the ONNX file of a finished run again; see `compressor.again.export_again`."""
     return export_again(
         run,
         model,

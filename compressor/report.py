@@ -15,6 +15,7 @@ from compressor.budget import UNITS, format_cost
 from compressor.charts import Axes, Point, profile, scatter, share_bar
 from compressor.files import write_text
 from compressor.overview import Overview
+from compressor.profile_chart import profile_chart
 from compressor.result import Figures, FrontierPoint, LayerRow, RunSummary, Setting
 
 FILE_NAME = "report.html"
@@ -42,6 +43,7 @@ def render(summary: RunSummary) -> str:
         profile=_profile_chart(summary.widths),
         widths=[(row, _share(row)) for row in summary.widths],
         share_bar=share_bar,
+        times=profile_chart(summary.profiles) if summary.profiles else "",
         facts=list(_facts(summary)),
     )
 

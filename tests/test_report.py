@@ -130,6 +130,13 @@ def test_three_hundred_layers_stay_readable() -> None:
     assert "<details>" in html  # closed: the charts above it say enough at a glance
 
 
+def test_shows_where_the_time_goes() -> None:
+    page = read(render(make_summary()))
+    assert "Where the time goes" in page.text
+    assert "compressed: 0.25 ms" in page.text
+    assert "Where the time goes" not in read(render(replace(make_summary(), profiles={}))).text
+
+
 def test_a_run_that_measured_little_has_a_report() -> None:
     summary = replace(
         make_summary(0),
