@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from compressor.budget import format_cost
+from compressor.comparison import comparison
 from compressor.overview import Overview
 from compressor.profile import Key, NodeTime, Profile, grouped
-from compressor.report import comparison, overview_table
+from compressor.report import overview_table
 from compressor.result import Figures
 from compressor.timing import Latency
 
@@ -25,11 +26,15 @@ _KINDS, _PLACES = 12, 20  # rows of a profile
 _SHOWN = 3  # of the modules or choices of one layer; the number of all follows
 
 
-def closing_table(base: Figures, best: Figures, score: str = "") -> Table:
-    """Original beside compressed, as it closes a run."""
-    table = text_table("", ("Original", "right"), ("Compressed", "right"), ("Ratio", "right"))
-    for row in comparison(base, best, score):
-        table.add_row(row.what, row.base, row.best, row.ratio)
+def closing_table(
+    base: Figures, best: Figures, score: str = "", int8: Figures | None = None
+) -> Table:
+    """Original beside compressed, and beside its quantised form if there is one."""
+    titles = ["Original", "Compressed", "Ratio", *(["int8", "Ratio"] if int8 else [])]
+    table = text_table("", *((title, "right") for title in titles))
+    for row in comparison(base, best, score, int8):
+        cells = [row.base, row.best, row.ratio, row.int8, row.int8_ratio]
+        table.add_row(row.what, *cells[: len(titles)])
     return table
 
 

@@ -14,6 +14,7 @@ from compressor.timing import Latency
 
 Recall: TypeAlias = Callable[[Architecture], float | None]
 Remember: TypeAlias = Callable[[Architecture, float], None]
+Prepare: TypeAlias = Callable[[bytes], bytes]
 Build: TypeAlias = Callable[[Architecture], bytes]
 Measurer: TypeAlias = Callable[[Mapping[str, bytes], Settings], Mapping[str, Latency]]
 
@@ -29,7 +30,7 @@ class LatencyCost:
     unit = "latency"
     monotone = False  # fewer channels can be slower: kernels of the runtime work in blocks
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (all but three have defaults, and are given by name)
         self,
         graph: BaseGraph,
         space: SearchSpace,
@@ -39,6 +40,8 @@ class LatencyCost:
         recall: Recall | None = None,
         remember: Remember | None = None,
         fallback: Build | None = None,
+        prepare: Prepare | None = None,
+        whole: Callable[[Architecture], float] | None = None,
         measurer: Measurer | None = None,
     ) -> None:
         """Keeps what is needed; nothing is measured yet.
@@ -52,11 +55,14 @@ class LatencyCost:
             remember: told each new figure.
             fallback: builds the ONNX model of an architecture in another way; used where the
                 graph cannot be sliced or the slice does not run.
+            prepare: makes of a candidate's graph the one that is timed, for example quantises it.
+            whole: what the original costs without that; needed where there is `prepare`.
             measurer: what times models, `compressor.measure.measure` unless given.
         """
         self._graph, self._space, self._settings = graph, space, settings
         self._recall, self._remember = recall, remember
         self._fallback = fallback
+        self._prepare, self._whole = prepare, whole
         self._measure = measurer or partial(_measure, batch=batch)
         self._known: dict[Architecture, float] = {}
         self._base = graph.slice(space, space.original)
@@ -84,8 +90,12 @@ class LatencyCost:
         """Milliseconds of one call, measured anew with other settings; nothing is remembered."""
         return self._measured(architecture, settings)
 
+    def reference(self) -> float:
+        """Milliseconds of the original as it came: what shares are of."""
+        return (self._whole or self)(self._space.original)
+
     def _measured(self, architecture: Architecture, settings: Settings) -> float:
-        if architecture == self._space.original:
+        if architecture == self._space.original and self._prepare is None:
             return self._measure({"original": self._base}, settings)["original"].median_ms
         try:
             ratio = self._ratio(self._graph.slice(self._space, architecture), settings)
@@ -93,9 +103,11 @@ class LatencyCost:
             if self._fallback is None:
                 raise
             ratio = self._ratio(self._fallback(architecture), settings)
-        return ratio * self(self._space.original)
+        return ratio * self.reference()
 
     def _ratio(self, candidate: bytes, settings: Settings) -> float:
+        if self._prepare is not None:
+            candidate = self._prepare(candidate)
         models = {"original": self._base, "candidate": candidate}
         return self._measure(models, settings)["candidate"].ratio
 

@@ -1,4 +1,4 @@
-"""Runs ONNX models and measures how long one call takes. The only importer of `onnxruntime`.
+"""Runs ONNX models and measures how long one call takes. The only place that makes sessions.
 
 One cold run says nothing: a first call took 3.5 times the warm one, and the median of the same
 model moved by 8–65 % between repeats on a busy machine. So models are warmed up, then timed in

@@ -18,6 +18,7 @@ from compressor.evaluate import Score, checked_score
 from compressor.export import ExportReport
 from compressor.files import JOURNAL, run_folder
 from compressor.finding import find
+from compressor.int8 import INT8
 from compressor.journal import Journal
 from compressor.opinion import thop_madds
 from compressor.progress import Event, Progress, silent
@@ -34,6 +35,7 @@ class Result:
         model: the compressed network, in evaluation mode.
         frontier: scored networks that no cheaper one beats, cheapest first.
         onnx_path: the verified ONNX file.
+        int8_path: the verified quantised file; None where it was not asked for.
         run: the run directory.
         summary: everything in `result.json`.
         points: of a frontier, the result of each of its budgets, the loosest first; all else but
@@ -45,6 +47,7 @@ class Result:
     onnx_path: Path
     run: Path
     summary: RunSummary
+    int8_path: Path | None = None
     points: tuple[Result, ...] = ()
 
 
@@ -68,6 +71,7 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
     provider: str = "CPUExecutionProvider",
     refit: bool = True,
     ranking: str = "reconstruction",
+    int8: bool = False,
     command: str = "",
     origin: Mapping[str, str | None] | None = None,
     progress: Progress = silent,
@@ -103,6 +107,9 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
         ranking: which channels to keep first: "reconstruction" (by what their readers can
             reconstruct from the rest; without refitting it is "magnitude"), "magnitude",
             "activation", "taylor" or "bn_scale"; see `docs/library.md`.
+        int8: also deliver the network quantised to 8 bits, with ranges from the calibration data;
+            a budget of latency then applies to that file, a share of it to the original's time in
+            single precision.
         command: shell line that repeats the run, for the report.
         origin: where the network came from, for the report.
         progress: told after each step.
@@ -115,7 +122,7 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
     options = Options(
         evaluations, finetune, score_epochs, seed, adapter, threads, provider, refit,
         ranking, command,
-        dict(origin or {}),
+        dict(origin or {}), int8,
     )  # fmt: skip
     request = make_request(
         model, example_input, (budget, frontier), calibration, validation, training, score, options
@@ -137,7 +144,8 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
 
 
 def _result(found: Found, folder: Path, summary: RunSummary) -> Result:
-    return Result(found.model, summary.frontier, folder / ONNX, folder, summary)
+    int8 = None if summary.int8 is None else folder / INT8
+    return Result(found.model, summary.frontier, folder / ONNX, folder, summary, int8)
 
 
 def inspect(
@@ -166,6 +174,7 @@ def export_run(
     opset: int | None = None,
     dynamic_batch: bool = True,
     calibration: Batches = (),
+    int8: bool = False,
 ) -> ExportReport:
     """Writes the ONNX file of a finished run again; see `compressor.again.export_again`."""
     return export_again(
@@ -175,6 +184,7 @@ def export_run(
         opset=opset,
         dynamic_batch=dynamic_batch,
         calibration=calibration,
+        int8=int8,
     )
 
 
@@ -219,4 +229,6 @@ def _fingerprint(request: Request, reading: Reading) -> dict[str, Any]:
         print_["frontier"] = sorted(str(b) for b in request.frontier)
     if "latency" in request.units:
         print_ |= {"threads": options.threads, "provider": options.provider}
+        if options.int8:
+            print_["int8"] = True
     return print_

@@ -37,6 +37,7 @@ class Options:
         ranking: which channels to keep first, a name of `compressor.ranking.RANKINGS`.
         command: shell line that repeats the run, for the report; empty from Python.
         origin: where the network came from, for the report and `compressor export`.
+        int8: whether the network is also delivered quantised; budgets of latency are then its.
     """
 
     evaluations: int = 100
@@ -50,6 +51,7 @@ class Options:
     ranking: str = "reconstruction"
     command: str = ""
     origin: Mapping[str, str | None] = field(default_factory=dict)
+    int8: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("evaluations", 1), ("finetune", 0), ("score_epochs", 0)):

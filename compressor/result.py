@@ -124,6 +124,7 @@ class RunSummary:
     Attributes:
         base: the original network.
         best: the compressed network as exported.
+        int8: the same network quantised; None where that was not asked for.
         architecture: option index of each search layer.
         choices: search layer to readable choice.
         widths: the decisions in forward order.
@@ -164,6 +165,7 @@ class RunSummary:
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, str | int] = field(default_factory=dict)
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    int8: Figures | None = None
     command: str = ""
     schema: int = SCHEMA
 

@@ -29,7 +29,7 @@ ONLY = {
     "torch_pruning": {"adapters.dependency_groups"},
     "onnx": {"compressor.export", "compressor.origins", "compressor.slicing"},
     "onnx_ir": set(),
-    "onnxruntime": {"compressor.measure"},
+    "onnxruntime": {"compressor.measure", "compressor.quantise"},
     "thop": {"compressor.opinion"},
     "safetensors": {"compressor.artefacts"},
     "jinja2": {"compressor.report"},
@@ -43,7 +43,7 @@ SEARCH = (
     "memory", "rounding", "supply", "guided", "search", "search_notes", "moves", "rows", "trace",
     "recorder", "retrace", "baselines", "limits", "result", "report", "charts", "plain",
     "timing", "measure", "latency", "slicing", "files", "profile", "origins", "profiling",
-    "profile_chart",
+    "profile_chart", "quantise", "quiet",
 )  # fmt: skip
 
 
