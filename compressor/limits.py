@@ -72,10 +72,15 @@ def resolve_budgets(
         high, low = budget.limit(whole), budget.least(whole)
         resolved.append(ResolvedBudget(budget, cost, cost(original), high, low))
     if all(r.holds(r.original) for r in resolved):
+        used = [r.cost for r in resolved]
         have = ", ".join(
             f"{r.budget.unit} {format_cost(r.budget.unit, r.original)} "
             f"(budget {format_cost(r.budget.unit, r.high)})"
             for r in resolved
         )
-        raise BudgetError(f"the original network already meets the budget: {have}; ask for less")
+        other = any(isinstance(c, Referenced) and c.reference() != c(original) for c in used)
+        form = ", as it would be delivered," if other else ""
+        raise BudgetError(
+            f"the original network{form} already meets the budget: {have}; ask for less"
+        )
     return tuple(resolved)

@@ -303,7 +303,7 @@ def test_a_budget_that_quantising_alone_meets_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(latency, "measure", quartered)
-    with pytest.raises(BudgetError, match="already meets"):
+    with pytest.raises(BudgetError, match="as it would be delivered, already meets"):
         compress(tmp_path / "run", budget="latency=50%", int8=True)
     assert not (tmp_path / "run").exists()
 
