@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ from compressor.counting import evaluating, forward
 from compressor.data import Batches, Inputs, split
 from compressor.errors import CheckError, DataError
 from compressor.evaluate import Score, checked_score
+from compressor.export import export_onnx
+from compressor.judge import Judge
 from compressor.measure import Array, Session, Settings, create_session, run_session
-from compressor.quantise import IMAGES, quantise
+from compressor.quantise import IMAGES, quantise, quantise_for_timing
 
 INT8 = "model.int8.onnx"
 FLOOR = 0.8
@@ -28,6 +31,7 @@ MobileNetV2, known to be hard to quantise, has 0.97 and loses a point of accurac
 cut off what matters it has 0.50, and two of three of its hits are gone. At 0.8 the error is nearly
 half as large as the outputs' spread: the file no longer computes the network.
 """
+_FILE = "an ONNX file as a module (it can be called, and has no layers to look at)"
 _REMEDY = "give more calibration data, closer to what the network will see, or leave --int8 off"
 
 
@@ -108,7 +112,25 @@ def score_of_file(
         DataError: the score does not work on a module that is an ONNX file.
     """
     module = RuntimeNetwork(create_session(network.data, settings), like, example)
-    return checked_score(score, module, "the int8 file, which has no layers to look at,")
+    return checked_score(score, module, _FILE)
+
+
+def require_quantisable(
+    model: nn.Module, example: Inputs, score: Score, settings: Settings
+) -> None:
+    """Refuses before a search what would fail after it: the graph's form, or the score's.
+
+    Raises:
+        ExportError: the network cannot be exported or quantised.
+        MeasureError: ONNX Runtime cannot run the quantised graph.
+        DataError: the score does not work on a module that is an ONNX file.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        path = export_onnx(model, example, Path(scratch) / "original.onnx").path
+        create_session(quantise_for_timing(path.read_bytes()), settings)
+        if not isinstance(score, Judge):  # which only calls the network
+            session = create_session(path, settings)
+            checked_score(score, RuntimeNetwork(session, model, example), _FILE)
 
 
 def explained(expected: NDArray[Any], found: NDArray[Any]) -> float:

@@ -18,8 +18,9 @@ from compressor.evaluate import Score, checked_score
 from compressor.export import ExportReport
 from compressor.files import JOURNAL, run_folder
 from compressor.finding import find
-from compressor.int8 import INT8
+from compressor.int8 import INT8, require_quantisable
 from compressor.journal import Journal
+from compressor.measure import Settings
 from compressor.opinion import thop_madds
 from compressor.progress import Event, Progress, silent
 from compressor.reading import Inspection, Reading, describe, read_network, require_layers
@@ -133,6 +134,9 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
             reading = read_network(model, request.example, adapter, progress)
         require_layers(reading)
         base_score = checked_score(request.score, model)
+        if options.int8:
+            settings = Settings(threads, provider)
+            require_quantisable(request.model, request.example, request.score, settings)
         with _journal(folder, request, reading) as journal:
             found = find(request, reading, base_score, journal, watch, progress)
         progress(Event("export", 0, None, "writing and verifying ONNX"))

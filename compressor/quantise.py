@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from onnxruntime import quantization as ort
 from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
@@ -31,7 +32,6 @@ _OPERATORS = (
     "Resize", "Sigmoid", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
 )  # fmt: skip
 _PERCENTILE = 99.999
-_FLOAT = 1  # onnx.TensorProto.FLOAT
 
 
 def quantise(model: bytes, batches: Iterable[Sequence[Array]], images: int = IMAGES) -> bytes:
@@ -82,7 +82,7 @@ def quantise_for_timing(model: bytes) -> bytes:
                 made_up = {
                     value.name: (np.float32(0), np.float32(6))
                     for value in (*graph.input, *graph.value_info, *graph.output)
-                    if value.type.tensor_type.elem_type == _FLOAT
+                    if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
                 }
                 ranges = ort.calibrate.TensorsData(ort.CalibrationMethod.MinMax, made_up)
                 return _quantised(ready, ranges)
@@ -136,6 +136,8 @@ def _quantised(ready: Path, ranges: Any) -> bytes:
         op_types_to_quantize=list(_OPERATORS),
     )
     quantizer.quantize_model()
+    quantizer.model.topological_sort()  # it appends what reads biases, and runtimes may be strict
+    onnx.checker.check_model(quantizer.model.model)
     return bytes(quantizer.model.model.SerializeToString())
 
 

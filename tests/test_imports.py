@@ -27,7 +27,12 @@ DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
 TORCH = {"torch", "torch_pruning", "torchvision", "timm", "thop", "onnxscript"}
 ONLY = {
     "torch_pruning": {"adapters.dependency_groups"},
-    "onnx": {"compressor.export", "compressor.origins", "compressor.slicing"},
+    "onnx": {
+        "compressor.export",
+        "compressor.origins",
+        "compressor.quantise",
+        "compressor.slicing",
+    },
     "onnx_ir": set(),
     "onnxruntime": {"compressor.measure", "compressor.quantise"},
     "thop": {"compressor.opinion"},

@@ -20,7 +20,7 @@ from cli.tables import closing_table
 from compressor import delivery, int8, latency, pipeline
 from compressor.budget import parse_budgets
 from compressor.errors import BudgetError, CheckError, DataError, ExportError, UsageError
-from compressor.export import export_onnx
+from compressor.export import export_base, export_onnx
 from compressor.int8 import (
     FLOOR,
     INT8,
@@ -34,7 +34,10 @@ from compressor.judge import make_judge
 from compressor.limits import resolve_budgets
 from compressor.measure import Settings, create_session, run_session
 from compressor.overview import Overview
+from compressor.profiling import profile_models
+from compressor.progress import silent
 from compressor.quantise import quantise, quantise_for_timing
+from compressor.reading import read_network
 from compressor.report import overview_table
 from compressor.result import Figures, RunSummary
 from compressor.timing import Schedule
@@ -82,6 +85,14 @@ def test_the_file_answers_like_the_float_file(source: Path, quantised: Int8) -> 
     assert quantised.explained > 0.95
     kept = {p.key: p.value for p in onnx.load_from_string(quantised.data).metadata_props}
     assert kept["compressor.budget"] == "madds=50%"
+
+
+def test_the_file_is_valid_onnx_and_its_operators_know_their_modules(quantised: Int8) -> None:
+    onnx.checker.check_model(onnx.load_from_string(quantised.data))
+    found = profile_models({"int8": quantised.data}, Settings(), runs=2)["int8"]
+    convolutions = [n for n in found.nodes if "Conv" in n.kind]
+    assert {n.module for n in convolutions} == {f"body.{i}.0" for i in range(5)}
+    assert all(n.kind.endswith(("3x3", "depthwise", "1x1")) for n in convolutions)
 
 
 def test_inputs_and_outputs_keep_their_names_and_sizes(source: Path, quantised: Int8) -> None:
@@ -207,7 +218,7 @@ def test_any_score_can_judge_a_file(quantised: Int8) -> None:
     assert np.isfinite(score_of_file(own, quantised, *how))
     judge = make_judge("agreement", batches(1), model())
     assert -0.1 < score_of_file(judge, quantised, *how) <= 0
-    with pytest.raises(DataError, match="int8 file"):
+    with pytest.raises(DataError, match="no layers to look at"):
         score_of_file(lambda net: float(net.body[0].numel()), quantised, *how)
 
 
@@ -306,6 +317,61 @@ def test_a_budget_that_quantising_alone_meets_is_refused(
     with pytest.raises(BudgetError, match="as it would be delivered, already meets"):
         compress(tmp_path / "run", budget="latency=50%", int8=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_score_that_looks_at_layers_is_refused_before_the_search(tmp_path: Path) -> None:
+    calls = []
+
+    def looks(net: nn.Module) -> float:
+        calls.append(net)
+        return float(net.body[0][0].out_channels)
+
+    with pytest.raises(DataError, match="no layers to look at"):
+        compress(tmp_path / "run", score=looks, int8=True)
+    assert len(calls) == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_that_cannot_be_quantised_is_refused_before_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: bytes) -> bytes:
+        raise ExportError("cannot be quantised")
+
+    monkeypatch.setattr(int8, "quantise_for_timing", refuse)
+    with pytest.raises(ExportError, match="cannot be quantised"):
+        compress(tmp_path / "run", score=_counted, int8=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_network_of_a_frontier_has_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "measure", by_weights)
+    result = compress(
+        tmp_path / "run", budget=(), frontier="madds=80%,50%", evaluations=4, score=_counted,
+        int8=True,
+    )  # fmt: skip
+    overview = Overview.read(result.run)
+    for point, row in zip(result.points, overview.rows, strict=True):
+        assert point.int8_path == result.run / row.folder / INT8
+        assert point.int8_path.exists()
+        assert row.int8 == point.summary.int8 is not None
+
+
+def test_a_candidate_is_timed_in_the_form_that_is_delivered(real: compressor.Result) -> None:
+    space = read_network(model(), (EXAMPLE,), "generic", silent).space
+    cut = export_base(model(), (EXAMPLE,)).slice(space, real.summary.architecture)
+
+    def weights(data: bytes) -> list[tuple[int, ...]]:
+        graph = onnx.load_from_string(data).graph
+        return [tuple(t.dims) for t in graph.initializer if t.data_type == onnx.TensorProto.INT8]
+
+    timed, delivered = quantise_for_timing(cut), (real.run / INT8).read_bytes()
+    # The exporter leaves out biases that are zero, and with them what would dequantise them.
+    runs = [[op for op in ops(data) if op != "DequantizeLinear"] for data in (timed, delivered)]
+    assert runs[0] == runs[1]
+    assert sorted(weights(timed)) == sorted(weights(delivered))
 
 
 def test_shares_are_of_what_a_cost_says_they_are() -> None:
