@@ -306,6 +306,9 @@ def test_a_latency_budget_is_the_quantised_files(
     assert row.reached == summary.int8.latency_ms
     assert row.limit == pytest.approx(0.15 * summary.base.latency_ms)  # of the original as it is
     assert summary.best.latency_ms > row.limit
+    trace = compressor.read_trace(tmp_path / "run")
+    assert trace.pick is not None
+    assert trace.pick.architecture == summary.architecture
     with pytest.raises(UsageError, match="int8"):
         compress(tmp_path / "run", budget="latency=15%")
 
