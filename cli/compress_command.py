@@ -87,6 +87,11 @@ _COUNT = click.IntRange(min=0)
     show_default=True,
     help="Which channels to keep first. Without refitting, reconstruction is magnitude.",
 )
+@click.option(
+    "--int8",
+    is_flag=True,
+    help="Also write the network quantised to 8 bits; a latency budget is then that file's.",
+)
 @options.data
 @options.adapter
 @options.threads
@@ -149,8 +154,9 @@ def command(
         print_json({"run": str(out), **result.summary.to_json()})
         return
     summary = result.summary
-    console().print(closing_table(summary.base, summary.best, score_of(summary)))
-    click.echo(f"{result.onnx_path}\n{out / FILE_NAME}")
+    console().print(closing_table(summary.base, summary.best, score_of(summary), summary.int8))
+    files = [result.onnx_path, result.int8_path, out / FILE_NAME]
+    click.echo("\n".join(str(path) for path in files if path is not None))
 
 
 def _judging(found: Target, score: str | None) -> Callable[[nn.Module], float] | str | None:

@@ -11,6 +11,7 @@ from cli.output import note
 from cli.resolve import resolve_target
 from compressor import pipeline
 from compressor.errors import RunError
+from compressor.int8 import INT8
 from compressor.result import RunSummary
 
 
@@ -24,7 +25,10 @@ from compressor.result import RunSummary
     show_default=True,
     help="Whether the file takes any batch size, or the example input's alone.",
 )
-def command(run: Path, target: str | None, opset: int | None, dynamic_batch: bool) -> None:
+@click.option("--int8", is_flag=True, help="Write the quantised file again as well.")
+def command(
+    run: Path, target: str | None, opset: int | None, dynamic_batch: bool, int8: bool
+) -> None:
     """Write the ONNX file of RUN again and verify it.
 
     The network is built by the run's own target; give TARGET where that has moved.
@@ -39,8 +43,11 @@ def command(run: Path, target: str | None, opset: int | None, dynamic_batch: boo
         opset=opset,
         dynamic_batch=dynamic_batch,
         calibration=found.calibration,
+        int8=int8,
     )
     click.echo(str(report.path))
+    if int8:
+        click.echo(str(run / INT8))
 
 
 def origin(summary: RunSummary, run: Path, target: str | None) -> tuple[str, str | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,15 @@ import click
 
 from cli import options
 from cli.output import console, print_json
-from cli.tables import latency_table, noise_note
+from cli.tables import latency_table, noise_note, profile_tables
 from compressor.devices import parse_device
 from compressor.errors import UsageError
 from compressor.job import OPTIMISATIONS, Job, Settings
+from compressor.local_device import LOCAL
 from compressor.measure import Measured, measure_fully
+from compressor.profile import Profile
+from compressor.profile_chart import check_picture, write_profile_picture
+from compressor.profiling import profile_models
 from compressor.timing import Schedule
 
 _SHAPE = re.compile(r"^(.+)=(\d+(?:[x,]\d+)*)$")
@@ -65,6 +69,14 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="Time to spend on all models together.",
 )
 @click.option("--memory", is_flag=True, help="Measure the peak memory of each model too.")
+@click.option("--profile", is_flag=True, help="Also say where the time goes, by operator.")
+@click.option(
+    "--profile-picture",
+    "picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.svg",
+    help="Also draw where the time goes, the first model beside the others.",
+)
 @options.device
 @options.as_json
 def command(  # noqa: PLR0913  (the options)
@@ -76,6 +88,8 @@ def command(  # noqa: PLR0913  (the options)
     affinity: str | None,
     seconds: float,
     memory: bool,
+    profile: bool,
+    picture: Path | None,
     device: str,
     as_json: bool,
     **how: Any,
@@ -84,13 +98,35 @@ def command(  # noqa: PLR0913  (the options)
     settings = Settings(schedule=Schedule(seconds=seconds), affinity=parse_cores(affinity), **how)
     files = {str(path): path for path in referred(models, reference)}
     job = Job(files, settings, batch, parse_shapes(shapes), memory=memory)
+    profiled = profile or picture is not None
+    _require_profiled(len(files), picture, device if profiled else LOCAL)
     found = measure_fully(job, parse_device(device))
+    profiles = _profiles(job) if profiled else {}
+    if picture is not None:
+        write_profile_picture({Path(name).name: p for name, p in profiles.items()}, picture)
     if as_json:
-        print_json(as_plain(found, job))
+        print_json(as_plain(found, job, profiles))
         return
     console().print(latency_table(found.latencies, caption(found, job)))
     for note in noise_note(found.latencies):
         console().print(note)
+    for table in profile_tables(profiles) if profile else ():
+        console().print(table)
+
+
+def _require_profiled(models: int, picture: Path | None, device: str) -> None:
+    """Refuses, before anything is measured, what cannot be profiled or drawn."""
+    if device != LOCAL:
+        raise UsageError(
+            f"a profile is made on this machine, so --profile needs the device {LOCAL}, but got "
+            f"{device!r}; leave one of the two out"
+        )
+    if picture is not None:
+        check_picture(models)
+
+
+def _profiles(job: Job) -> dict[str, Profile]:
+    return profile_models(job.models, job.settings, batch=job.batch, shapes=job.shapes)
 
 
 def referred(models: Sequence[Path], reference: Path | None) -> list[Path]:
@@ -100,7 +136,7 @@ def referred(models: Sequence[Path], reference: Path | None) -> list[Path]:
     return [reference, *(path for path in models if not path.samefile(reference))]
 
 
-def as_plain(found: Measured, job: Job) -> dict[str, Any]:
+def as_plain(found: Measured, job: Job, profiles: Mapping[str, Profile]) -> dict[str, Any]:
     """Figures and verdicts as JSON values; the first model is the reference.
 
     Provider and optimisation are None where the device does not tell what it used.
@@ -113,6 +149,7 @@ def as_plain(found: Measured, job: Job) -> dict[str, Any]:
             "noisy": row.noisy,
             "ratio_noisy": row.ratio_noisy,
             "verdict": row.verdict if place else "reference",
+            **_profile_json(profiles.get(name)),
         }
         for place, (name, row) in enumerate(found.latencies.items())
     ]
@@ -156,6 +193,21 @@ def parse_cores(text: str | None) -> tuple[int, ...]:
     if not re.fullmatch(r"\d+(,\d+)*", text, re.ASCII):
         raise UsageError(f"cores have the form 0,1, but got {text!r}")
     return tuple(int(core) for core in text.split(","))
+
+
+def _profile_json(profile: Profile | None) -> dict[str, Any]:
+    if profile is None:
+        return {}
+    operators = [
+        {"kind": kind, "calls": node.calls, "ms": node.ms, "share": profile.share(node)}
+        for kind, node in profile.by_kind().items()
+    ]
+    nodes = [{**asdict(node), "share": profile.share(node)} for node in profile.nodes]
+    return {
+        "profile": {
+            "runs": profile.runs, "ms": profile.ms, "operators": operators, "nodes": nodes,
+        }
+    }  # fmt: skip
 
 
 def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:

@@ -10,8 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from compressor.budget import format_cost
+from compressor.comparison import comparison
 from compressor.overview import Overview
-from compressor.report import comparison, overview_table
+from compressor.profile import Key, NodeTime, Profile, grouped
+from compressor.report import overview_table
 from compressor.result import Figures
 from compressor.timing import NOISY, Latency
 
@@ -20,14 +22,19 @@ if TYPE_CHECKING:  # it brings torch, which `compressor measure` can do without
 
 RIGHT = "right"
 _OPTIONS = 12  # of a prefix
+_KINDS, _PLACES = 12, 20  # rows of a profile
 _SHOWN = 3  # of the modules or choices of one layer; the number of all follows
 
 
-def closing_table(base: Figures, best: Figures, score: str = "") -> Table:
-    """Original beside compressed, as it closes a run."""
-    table = text_table("", ("Original", "right"), ("Compressed", "right"), ("Ratio", "right"))
-    for row in comparison(base, best, score):
-        table.add_row(row.what, row.base, row.best, row.ratio)
+def closing_table(
+    base: Figures, best: Figures, score: str = "", int8: Figures | None = None
+) -> Table:
+    """Original beside compressed, and beside its quantised form if there is one."""
+    titles = ["Original", "Compressed", "Ratio", *(["int8", "Ratio"] if int8 else [])]
+    table = text_table("", *((title, "right") for title in titles))
+    for row in comparison(base, best, score, int8):
+        cells = [row.base, row.best, row.ratio, row.int8, row.int8_ratio]
+        table.add_row(row.what, *cells[: len(titles)])
     return table
 
 
@@ -74,6 +81,35 @@ def noise_note(found: Mapping[str, Latency]) -> Iterator[Text]:
 def megabytes(count: int) -> str:
     """Bytes as MB of a million."""
     return f"{count / 1e6:.1f} MB"
+
+
+def profile_tables(profiles: Mapping[str, Profile]) -> Iterator[RenderableType]:
+    """Time by kind of operator and by module, the slowest first; a group of columns a model."""
+    yield _profile_table("Operator", profiles, lambda node: node.kind, _KINDS)
+    yield _profile_table("Module", profiles, lambda node: node.place, _PLACES)
+    for place, (name, profile) in enumerate(profiles.items(), 1):
+        yield Text(f"[{place}] {name}: {format_cost('latency', profile.ms)} in all")
+    runs = next(iter(profiles.values())).runs
+    yield Text(f"ONNX Runtime's profiler, {runs} runs in turns")
+
+
+def _profile_table(first: str, profiles: Mapping[str, Profile], key: Key, most: int) -> Table:
+    titles = [
+        (f"{title} [{place}]", RIGHT)
+        for place in range(1, len(profiles) + 1)
+        for title in ("Calls", "ms", "Share")
+    ]
+    table = text_table(first, *titles)
+    for group, nodes in grouped(profiles, key, most):
+        pairs = zip(nodes, profiles.values(), strict=True)
+        table.add_row(Text(group), *(cell for n, p in pairs for cell in _profile_cells(n, p)))
+    return table
+
+
+def _profile_cells(node: NodeTime | None, profile: Profile) -> tuple[str, str, str]:
+    if node is None:
+        return "–", "–", "–"
+    return f"{node.calls:g}", f"{node.ms:.3f}", f"{profile.share(node):.1%}"
 
 
 def inspection_parts(found: Inspection) -> Iterator[RenderableType]:

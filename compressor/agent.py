@@ -61,8 +61,10 @@ def check_provider(provider: str) -> None:
         raise AgentError("usage", f"{rule}; another build of onnxruntime may bring it")
 
 
-def create_session(model: str | bytes, *, threads: int, provider: str, optimisation: str) -> Any:
-    """Loads a model from a path or from memory."""
+def create_session(
+    model: str | bytes, *, threads: int, provider: str, optimisation: str, profile: Any = None
+) -> Any:
+    """Loads a model from a path or memory; runs are noted in a file of the prefix `profile`."""
     check_provider(provider)
     name = "a model in memory" if isinstance(model, bytes) else model
     options = ort.SessionOptions()
@@ -71,6 +73,8 @@ def create_session(model: str | bytes, *, threads: int, provider: str, optimisat
     options.log_severity_level = _FATAL
     level = "DISABLE_ALL" if optimisation == "disabled" else f"ENABLE_{optimisation.upper()}"
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_{level}")
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, profile
     # Sessions take turns: the idle one's threads must not keep a core busy meanwhile.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,23 @@ from markupsafe import Markup, escape
 _WIDTH, _HEIGHT = 420, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 40
 _TINY = 1e-300  # below it there is no room for ticks
+_BAR, _GAP, _HEAD = 12, 8, 26  # of charts of bars: one bar, between two rows, above a panel
+_LABEL, _VALUE = 190, 62  # what is left of the bars and right of them
+_WIDTH_OF_BARS = 560
+_LETTERS = 29  # of a label, as many as have room
+SERIES = ("was", "kept", "pick")
+"""Classes of the bars of one row, in their order."""
+_MARGIN = 12  # around a chart that is a file of its own
+_STYLE = (
+    ":root{--back:#fff;--soft:#5c6570;--was:#cbd5e1;--kept:#1f6fb2;--pick:#c2410c}"
+    "@media(prefers-color-scheme:dark){:root{--back:#14181d;--soft:#9aa5b1;--was:#3d4855;"
+    "--kept:#62a8e5;--pick:#fb923c}}"
+    "text{fill:var(--soft);font:11px system-ui,sans-serif}.head{font-weight:600}"
+    ".end{text-anchor:end}.back{fill:var(--back)}.was{fill:var(--was)}.kept{fill:var(--kept)}"
+    ".pick{fill:var(--pick)}"
+)
 Format = Callable[[float], str]
+Row = tuple[str, Sequence["float | None"]]
 
 
 @dataclass(frozen=True)
@@ -80,6 +97,42 @@ def profile(names: Sequence[str], before: Sequence[int], after: Sequence[int]) -
         bars = [_bar(left, y(v), thin, kind) for v, kind in ((old, "was"), (new, "kept"))]
         parts.append(_group(bars, f"{name}: {old} → {new} channels"))
     return _svg(parts, "channels of each search layer, original and compressed")
+
+
+def bars(panels: Sequence[tuple[str, Sequence[Row]]], names: Sequence[str], show: Format) -> Markup:
+    """Rows of lying bars, one bar for each series; each panel has a scale of its own.
+
+    Args:
+        panels: title and rows of each; a row is its label and a value for each series, None where
+            there is none.
+        names: of the series, at most as many as `SERIES`.
+        show: how a value reads.
+    """
+    parts, top = [_legend(names)], _BAR * len(names) + _GAP
+    for title, rows in panels:
+        parts.append(_text(0, top + _HEAD - 9, title, "head"))
+        top += _HEAD
+        longest = max([v for _, row in rows for v in row if v is not None], default=0.0)
+        x = _Scale(0.0, max(longest, _TINY), _LABEL, _WIDTH_OF_BARS - _VALUE)
+        for label, row in rows:
+            parts.append(_bar_row(label, row, x, top, show))
+            top += _BAR * len(names) + _GAP
+    return _svg(parts, ", ".join(title for title, _ in panels), _WIDTH_OF_BARS, top)
+
+
+def standalone(chart: Markup) -> str:
+    """A chart as a file of its own: it brings its colours, for light and for dark."""
+    found = re.fullmatch(r'<svg (.*?)viewBox="0 0 ([\d.]+) ([\d.]+)"(.*?)>(.*)', chart, re.DOTALL)
+    if found is None:
+        raise ValueError("a chart of this module is needed")
+    before, width, height, after, content = found.groups()
+    sizes = float(width) + 2 * _MARGIN, float(height) + 2 * _MARGIN
+    place = f"{-_MARGIN} {-_MARGIN} {sizes[0]:g} {sizes[1]:g}"
+    back = f'<rect class="back" x="{-_MARGIN}" y="{-_MARGIN}" width="100%" height="100%"/>'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {before}viewBox="{place}" width="{sizes[0]:g}" '
+        f'height="{sizes[1]:g}"{after}><style>{_STYLE}</style>{back}{content}\n'
+    )
 
 
 def share_bar(kept: float) -> Markup:
@@ -156,6 +209,29 @@ def _bar(x: float, y: float, width: float, kind: str) -> Markup:
     )
 
 
+def _legend(names: Sequence[str]) -> Markup:
+    parts = []
+    for place, (name, kind) in enumerate(zip(names, SERIES, strict=False)):
+        y = place * _BAR
+        parts.append(_tag("rect", x=0, y=y + 2, width=9, height=9, class_=kind))
+        parts.append(_text(14, y + 10, name, "tick"))
+    return Markup("").join(parts)
+
+
+def _bar_row(
+    label: str, row: Sequence[float | None], x: _Scale, top: float, show: Format
+) -> Markup:
+    short = label if len(label) <= _LETTERS else f"{label[:9]}…{label[10 - _LETTERS :]}"
+    middle = top + _BAR * len(row) / 2 + 4
+    parts = [_text(_LABEL - 6, middle, short, "tick end")]
+    for place, (value, kind) in enumerate(zip(row, SERIES, strict=False)):
+        y, end = top + place * _BAR, x(value or 0.0)
+        width = f"{end - _LABEL:.1f}"
+        parts.append(_tag("rect", x=_LABEL, y=y + 1, width=width, height=_BAR - 2, class_=kind))
+        parts.append(_text(end + 4, y + 10, "–" if value is None else show(value), "tick"))
+    return _group(parts, f"{label}: " + ", ".join("–" if v is None else show(v) for v in row))
+
+
 def _group(parts: Sequence[Markup], title: str) -> Markup:
     return Markup("<g><title>{}</title>{}</g>").format(title, Markup("").join(parts))
 
@@ -171,6 +247,8 @@ def _text(x: float, y: float, text: str, kind: str) -> Markup:
     )
 
 
-def _svg(parts: Sequence[Markup], label: str) -> Markup:
+def _svg(
+    parts: Sequence[Markup], label: str, width: float = _WIDTH, height: float = _HEIGHT
+) -> Markup:
     head = Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">')
-    return head.format(_WIDTH, _HEIGHT, label) + Markup("").join(parts) + Markup("</svg>")
+    return head.format(width, height, label) + Markup("").join(parts) + Markup("</svg>")

@@ -6,7 +6,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,10 +19,14 @@ from compressor.data import Batches, Inputs, split, tensors_hash
 from compressor.errors import CheckError
 from compressor.export import ExportReport, export_onnx
 from compressor.files import write_atomic
+from compressor.int8 import INT8, Int8, quantised_network, score_of_file
 from compressor.library import LayerLibrary
 from compressor.limits import ResolvedBudget
+from compressor.local_device import LOCAL
 from compressor.measure import Settings, measure
 from compressor.outcome import Candidate, SearchResult
+from compressor.profile import Profile
+from compressor.profiling import profile_models
 from compressor.reading import Reading
 from compressor.report import FILE_NAME, write_report
 from compressor.request import Request, Stopwatch
@@ -38,8 +42,9 @@ from compressor.timing import Latency, Schedule
 from compressor.versions import version_of
 
 ONNX = "model.onnx"
-_SHA256 = "compressor.original_sha256"
+SHA256 = "compressor.original_sha256"
 _SAMPLES = 2  # calibration batches on which ONNX is compared with torch
+_PROFILED = 20  # runs of each file
 _FINAL = Schedule(rounds=20, seconds=8.0)
 _PACKAGES = (
     "layernas-compressor", "torch", "torch-pruning", "onnx", "onnxruntime", "onnxscript", "numpy",
@@ -80,8 +85,9 @@ def deliver(request: Request, found: Found, folder: Path, watch: Stopwatch) -> R
     """Writes every file of a finished run, once everything it promises was checked.
 
     Raises:
-        CheckError: ONNX and torch disagree, or the measured latency is above the budget.
-        ExportError: the network cannot be exported.
+        CheckError: ONNX and torch or the quantised file disagree, or the measured latency is above
+            the budget.
+        ExportError: the network cannot be exported or quantised.
         DeviceError: the device on which it is measured fails.
         RunError: the directory cannot be written.
     """
@@ -91,15 +97,23 @@ def deliver(request: Request, found: Found, folder: Path, watch: Stopwatch) -> R
             original = _export(request, request.model, Path(scratch) / "original.onnx", {})
             details = _metadata(request, found)
             compressed = _export(request, found.model, Path(scratch) / ONNX, details)
+        int8 = _quantised(request, found, compressed.path, watch)
         with watch.stage("measure"):
-            latency = measure(
-                {"original": original.path, "compressed": compressed.path},
-                measure_settings(request, _FINAL),
-                device=request.options.device,
-            )
-        summary = _summary(request, found, (original, compressed), latency, watch)
-        _require_budgets(summary.budgets, latency)
+            files: dict[str, Path | bytes] = {
+                "original": original.path, "compressed": compressed.path,
+            }  # fmt: skip
+            if int8 is not None:
+                files["int8"] = int8.data
+            settings, device = measure_settings(request, _FINAL), request.options.device
+            latency = measure(files, settings, device=device)
+            # The profiler runs on this machine, and says nothing of another.
+            local = device.name == LOCAL
+            profiles = profile_models(files, settings, runs=_PROFILED) if local else {}
+        made = _Made(original, compressed, int8, latency, profiles)
+        summary = _summary(request, found, made, watch)
+        _require_budgets(summary.budgets, latency[made.deployed])
         write_atomic(folder / ONNX, lambda path: shutil.copyfile(compressed.path, path))
+    _place_int8(folder, int8)
     artefacts.save(folder, found.model, found.reading.space, architecture)
     summary.write(folder)
     write_report(summary, folder / FILE_NAME)
@@ -130,29 +144,65 @@ def _metadata(request: Request, found: Found) -> dict[str, str]:
     return {
         "compressor.architecture": ",".join(map(str, found.candidate.architecture)),
         "compressor.budget": ", ".join(str(b.budget) for b in found.budgets),
-        _SHA256: tensors_hash(request.model.state_dict().items()),
+        SHA256: tensors_hash(request.model.state_dict().items()),
         "compressor.version": version_of("layernas-compressor"),
     }
 
 
-def _summary(
-    request: Request,
-    found: Found,
-    exports: tuple[ExportReport, ExportReport],
-    latency: Mapping[str, Latency],
-    watch: Stopwatch,
-) -> RunSummary:
+@dataclass(frozen=True)
+class _Made:
+    """What was exported and measured; latencies and profiles under the files' names."""
+
+    original: ExportReport
+    compressed: ExportReport
+    int8: Int8 | None
+    latency: Mapping[str, Latency]
+    profiles: Mapping[str, Profile]
+
+    @property
+    def deployed(self) -> str:
+        """The file that a budget of latency applies to."""
+        return "compressed" if self.int8 is None else "int8"
+
+
+def _quantised(request: Request, found: Found, source: Path, watch: Stopwatch) -> Int8 | None:
+    """The network's quantised file with its score, where that was asked for."""
+    if not request.options.int8:
+        return None
+    settings = measure_settings(request, _FINAL)
+    with watch.stage("quantise"):
+        made = quantised_network(source, request.calibration, settings)
+        score = score_of_file(request.score, made, found.model, request.example, settings)
+    return replace(made, score=score)
+
+
+def _place_int8(folder: Path, int8: Int8 | None) -> None:
+    """The quantised file into the run directory; without one, none of an earlier run is left."""
+    if int8 is None:
+        (folder / INT8).unlink(missing_ok=True)
+        return
+    data = int8.data
+    write_atomic(folder / INT8, lambda path: path.write_bytes(data))
+
+
+def _summary(request: Request, found: Found, made: _Made, watch: Stopwatch) -> RunSummary:
     reading, space = found.reading, found.reading.space
     chosen, original = found.candidate.architecture, space.original
-    base = _figures(reading, original, found.base_score, exports[0], latency["original"])
-    best = _figures(reading, chosen, found.score, exports[1], latency["compressed"])
+    latency = made.latency
+    base = _figures(reading, original, found.base_score, made.original.bytes, latency["original"])
+    best = _figures(reading, chosen, found.score, made.compressed.bytes, latency["compressed"])
+    int8 = made.int8
+    quantised = None
+    if int8 is not None:
+        quantised = _figures(reading, chosen, int8.score, len(int8.data), latency["int8"])
     return RunSummary(
         base=base,
         best=best,
         architecture=chosen,
         choices=space.describe(chosen),
         widths=layer_rows(space, chosen, layer_control(reading.madds, space)),
-        budgets=tuple(_budget_row(b, best, latency["compressed"]) for b in found.budgets),
+        int8=quantised,
+        budgets=tuple(_budget_row(b, best, latency[made.deployed]) for b in found.budgets),
         evaluations=len(found.search.scored),
         failed=len(found.search.failed),
         seconds=watch.seconds,
@@ -175,6 +225,7 @@ def _summary(
             "runtime threads": request.options.threads,
             "provider": request.options.provider,
         },
+        profiles=made.profiles,
         command=request.options.command,
     )
 
@@ -196,8 +247,8 @@ def frontier(reading: Reading, candidates: Sequence[Candidate]) -> tuple[Frontie
 def _figures(
     reading: Reading,
     architecture: tuple[int, ...],
-    score: float,
-    export: ExportReport,
+    score: float | None,
+    size: int,
     latency: Latency,
 ) -> Figures:
     return Figures(
@@ -205,7 +256,7 @@ def _figures(
         params=reading.params(architecture),
         score=score,
         latency_ms=latency.median_ms,
-        file_bytes=export.bytes,
+        file_bytes=size,
     )
 
 
@@ -219,10 +270,9 @@ def _budget_row(resolved: ResolvedBudget, best: Figures, latency: Latency) -> Bu
     return BudgetRow(unit, str(resolved.budget), float(limit), float(reached), low)
 
 
-def _require_budgets(rows: Sequence[BudgetRow], latency: Mapping[str, Latency]) -> None:
+def _require_budgets(rows: Sequence[BudgetRow], spread: Latency) -> None:
     for row in rows:
         if not row.met:
-            spread = latency["compressed"]
             raise CheckError(
                 f"the budget {row.requested} allows {row.allowed}, but the "
                 f"exported network was measured at {format_cost(row.unit, row.reached)} "
@@ -246,48 +296,7 @@ def _settings(request: Request) -> dict[str, str | int | float | bool | None]:
         "device": options.device.name,
         "refit": options.refit,
         "ranking": options.ranked_by,
+        "int8": options.int8,
         "original_sha256": tensors_hash(request.model.state_dict().items()),
         **options.origin,
     }
-
-
-def export_again(
-    run: Path | str,
-    model: nn.Module,
-    example: Inputs,
-    *,
-    opset: int | None = None,
-    dynamic_batch: bool = True,
-    calibration: Batches = (),
-) -> ExportReport:
-    """Writes the ONNX file of a finished run again, verified like the first time.
-
-    Args:
-        run: the run directory.
-        model: the original network as its code builds it.
-        example: inputs `[N, …]`.
-        opset: ONNX operator set; torch's own default without.
-        dynamic_batch: whether the file takes any batch size.
-        calibration: batches on which ONNX is compared with torch, beside random input.
-
-    Raises:
-        RunError: the run is unfinished or belongs to another model.
-    """
-    folder = Path(run)
-    summary = RunSummary.read(folder)
-    small = artefacts.load(folder, model)
-    details = {
-        "compressor.architecture": ",".join(map(str, summary.architecture)),
-        "compressor.budget": ", ".join(row.requested for row in summary.budgets),
-        _SHA256: str(summary.settings.get("original_sha256", "")),
-        "compressor.version": version_of("layernas-compressor"),
-    }
-    return export_onnx(
-        small,
-        example,
-        folder / ONNX,
-        opset=opset,
-        dynamic_batch=dynamic_batch,
-        metadata=details,
-        samples=samples(calibration),
-    )

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import io
-import logging
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +28,7 @@ from compressor.agreement import (
 )
 from compressor.errors import ExportError, MeasureError
 from compressor.measure import Session, Settings, create_session
+from compressor.quiet import quiet
 from compressor.slicing import BaseGraph
 
 _LARGEST = 2**31 - 1  # what one protobuf message, and so one ONNX file, can hold
@@ -154,7 +152,7 @@ def _traced(
         inputs = with_batch(inputs, 2)
     dims = [{0: torch.export.Dim("batch")} if carries else {} for carries in batched(inputs)]
     try:
-        with _silence(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 model,
                 inputs,
@@ -249,24 +247,6 @@ def _temporary(path: Path, data: bytes) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keeps the exporter's prints, warnings and log messages away; its errors are raised."""
-    level = logging.root.manager.disable
-    quiet = io.StringIO()
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(quiet),
-        contextlib.redirect_stderr(quiet),
-    ):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logging.disable(level)
 
 
 def _reason(error: BaseException) -> str:

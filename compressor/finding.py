@@ -24,6 +24,7 @@ from compressor.library import LayerLibrary, make_library
 from compressor.limits import ResolvedBudget, resolve_budgets
 from compressor.outcome import Candidate, Outcome, SearchResult
 from compressor.progress import Event, Progress
+from compressor.quantise import quantise_for_timing
 from compressor.reading import Reading
 from compressor.recall import recalled
 from compressor.request import Options, Request, Stopwatch
@@ -136,14 +137,24 @@ def _costs(
     """Every cost that a budget names."""
     costs: dict[str, CostModel] = {"madds": reading.madds, "params": reading.params}
     if "latency" in request.units:
-        costs["latency"] = LatencyCost(
-            export_base(request.model, request.example),
-            reading.space,
-            measure_settings(request, _CANDIDATE),
-            recall=lambda a: journal.cost("latency", a),
-            remember=lambda a, value: journal.record_cost("latency", a, value),
-            fallback=lambda a: _exported(request, scorer.build(a)),
-            measurer=measurer_on(request.options.device),
+        graph = export_base(request.model, request.example)
+
+        def cost(unit: str, **how: Any) -> LatencyCost:
+            return LatencyCost(
+                graph,
+                reading.space,
+                measure_settings(request, _CANDIDATE),
+                recall=lambda a: journal.cost(unit, a),
+                remember=lambda a, value: journal.record_cost(unit, a, value),
+                fallback=lambda a: _exported(request, scorer.build(a)),
+                measurer=measurer_on(request.options.device),
+                **how,
+            )
+
+        costs["latency"] = (
+            cost("latency", prepare=quantise_for_timing, whole=cost("latency in single precision"))
+            if request.options.int8
+            else cost("latency")
         )
     return {unit: costs[unit] for unit in request.units}
 

@@ -16,6 +16,7 @@ from compressor.timing import Latency
 
 Recall: TypeAlias = Callable[[Architecture], float | None]
 Remember: TypeAlias = Callable[[Architecture, float], None]
+Prepare: TypeAlias = Callable[[bytes], bytes]
 Build: TypeAlias = Callable[[Architecture], bytes]
 Measurer: TypeAlias = Callable[[Mapping[str, bytes], Settings], Mapping[str, Latency]]
 
@@ -31,7 +32,7 @@ class LatencyCost:
     unit = "latency"
     monotone = False  # fewer channels can be slower: kernels of the runtime work in blocks
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (all but three have defaults, and are given by name)
         self,
         graph: BaseGraph,
         space: SearchSpace,
@@ -41,6 +42,8 @@ class LatencyCost:
         recall: Recall | None = None,
         remember: Remember | None = None,
         fallback: Build | None = None,
+        prepare: Prepare | None = None,
+        whole: Callable[[Architecture], float] | None = None,
         measurer: Measurer | None = None,
     ) -> None:
         """Keeps what is needed; nothing is measured yet.
@@ -54,11 +57,14 @@ class LatencyCost:
             remember: told each new figure.
             fallback: builds the ONNX model of an architecture in another way; used where the
                 graph cannot be sliced or the slice does not run.
+            prepare: makes of a candidate's graph the one that is timed, for example quantises it.
+            whole: what the original costs without that; needed where there is `prepare`.
             measurer: what times models, `measurer_on` this machine unless given.
         """
         self._graph, self._space, self._settings = graph, space, settings
         self._recall, self._remember = recall, remember
         self._fallback = fallback
+        self._prepare, self._whole = prepare, whole
         self._measure = measurer or measurer_on(LocalDevice(), batch=batch)
         self._known: dict[Architecture, float] = {}
         self._base = graph.slice(space, space.original)
@@ -87,8 +93,12 @@ class LatencyCost:
         """Milliseconds of one call, measured anew with other settings; nothing is remembered."""
         return self._measured(architecture, settings)
 
+    def reference(self) -> float:
+        """Milliseconds of the original as it came: what shares are of."""
+        return (self._whole or self)(self._space.original)
+
     def _measured(self, architecture: Architecture, settings: Settings) -> float:
-        if architecture == self._space.original:
+        if architecture == self._space.original and self._prepare is None:
             return self._measure({"original": self._base}, settings)["original"].median_ms
         try:
             ratio = self._ratio(self._graph.slice(self._space, architecture), settings)
@@ -96,9 +106,11 @@ class LatencyCost:
             if self._fallback is None:
                 raise
             ratio = self._ratio(self._fallback(architecture), settings)
-        return ratio * self(self._space.original)
+        return ratio * self.reference()
 
     def _ratio(self, candidate: bytes, settings: Settings) -> float:
+        if self._prepare is not None:
+            candidate = self._prepare(candidate)
         models = {"original": self._base, "candidate": candidate}
         return self._measure(models, settings)["candidate"].ratio
 

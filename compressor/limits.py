@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from compressor.budget import Budget, format_cost
 from compressor.cost import CostModel, Limit
@@ -14,6 +15,14 @@ from compressor.space import Architecture
 # final measurement stays within them.
 _MEASURED_MARGIN = 0.03
 _OF_RANGE = 0.25  # most of a range that the margin takes at each end
+
+
+@runtime_checkable
+class Referenced(Protocol):
+    """A cost of which shares are of something else than what it says of the original network."""
+
+    def reference(self) -> float:
+        """What shares are of."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +68,19 @@ def resolve_budgets(
     resolved = []
     for budget in budgets:
         cost = costs[budget.unit]
-        whole = cost(original)
+        whole = cost.reference() if isinstance(cost, Referenced) else cost(original)
         high, low = budget.limit(whole), budget.least(whole)
-        resolved.append(ResolvedBudget(budget, cost, whole, high, low))
+        resolved.append(ResolvedBudget(budget, cost, cost(original), high, low))
     if all(r.holds(r.original) for r in resolved):
+        used = [r.cost for r in resolved]
         have = ", ".join(
             f"{r.budget.unit} {format_cost(r.budget.unit, r.original)} "
             f"(budget {format_cost(r.budget.unit, r.high)})"
             for r in resolved
         )
-        raise BudgetError(f"the original network already meets the budget: {have}; ask for less")
+        other = any(isinstance(c, Referenced) and c.reference() != c(original) for c in used)
+        form = ", as it would be delivered," if other else ""
+        raise BudgetError(
+            f"the original network{form} already meets the budget: {have}; ask for less"
+        )
     return tuple(resolved)

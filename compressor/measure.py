@@ -1,4 +1,4 @@
-"""Runs ONNX models, and measures how long one call takes on a device.
+"""Runs ONNX models, and measures how long one call takes on a device. Makes all sessions.
 
 One cold run says nothing: a first call took 3.5 times the warm one, and the median of the same
 model moved by 8–65 % between repeats on a busy machine. So models are warmed up, then timed in
@@ -82,9 +82,16 @@ class Session(Protocol):
     def run(self, output_names: None, input_feed: Mapping[str, Array], /) -> Sequence[Array]:
         """All outputs in order."""
 
+    def end_profiling(self) -> str:
+        """Path of the profile; only of a session that was created for one."""
 
-def create_session(model: Path | bytes, settings: Settings) -> Session:
+
+def create_session(
+    model: Path | bytes, settings: Settings, *, profile: Path | None = None
+) -> Session:
     """Loads a model on this machine; of the settings, the affinity is not used.
+
+    Where `profile` is given, every run is noted in a file of this prefix.
 
     Raises:
         MeasureError: the file is missing or is not a model that ONNX Runtime can load.
@@ -96,6 +103,7 @@ def create_session(model: Path | bytes, settings: Settings) -> Session:
             threads=settings.threads,
             provider=settings.provider,
             optimisation=settings.optimisation,
+            profile=None if profile is None else str(profile),
         )
     return cast(Session, session)
 

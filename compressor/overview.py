@@ -29,11 +29,13 @@ class OverviewRow:
         budget: the budget's text, for example `madds=90%`.
         folder: its folder in the run directory, with a `result.json` of its own.
         best: the network as exported.
+        int8: the network quantised; None where that was not asked for.
     """
 
     budget: str
     folder: str
     best: Figures
+    int8: Figures | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ class Overview:
     def of(cls, delivered: Sequence[tuple[str, RunSummary]]) -> Overview:
         """Of folders with their summaries, the loosest budget first."""
         last = delivered[-1][1]
-        rows = [OverviewRow(s.budgets[0].requested, folder, s.best) for folder, s in delivered]
+        rows = [
+            OverviewRow(s.budgets[0].requested, folder, s.best, s.int8) for folder, s in delivered
+        ]
         settings = {key: value for key, value in last.settings.items() if key != "budget"}
         return cls(
             base=last.base,

@@ -10,16 +10,18 @@ from typing import Any
 
 from torch import nn
 
+from compressor.again import export_again
 from compressor.data import Batches, as_inputs, batches_hash, device_of, on, tensors_hash
 from compressor.deliveries import deliver_all
-from compressor.delivery import ONNX, Found, deliver, export_again
+from compressor.delivery import ONNX, Found, deliver
 from compressor.devices import parse_device
 from compressor.errors import DeviceError
 from compressor.evaluate import Score, checked_score
 from compressor.export import ExportReport
 from compressor.files import JOURNAL, run_folder
 from compressor.finding import find
-from compressor.job import Device
+from compressor.int8 import INT8, require_quantisable
+from compressor.job import Device, Settings
 from compressor.journal import Journal
 from compressor.local_device import LOCAL
 from compressor.opinion import thop_madds
@@ -37,6 +39,7 @@ class Result:
         model: the compressed network, in evaluation mode.
         frontier: scored networks that no cheaper one beats, cheapest first.
         onnx_path: the verified ONNX file.
+        int8_path: the verified quantised file; None where it was not asked for.
         run: the run directory.
         summary: everything in `result.json`.
         points: of a frontier, the result of each of its budgets, the loosest first; all else but
@@ -48,6 +51,7 @@ class Result:
     onnx_path: Path
     run: Path
     summary: RunSummary
+    int8_path: Path | None = None
     points: tuple[Result, ...] = ()
 
 
@@ -71,6 +75,7 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
     provider: str = "CPUExecutionProvider",
     refit: bool = True,
     ranking: str = "reconstruction",
+    int8: bool = False,
     command: str = "",
     origin: Mapping[str, str | None] | None = None,
     device: str | Device = LOCAL,
@@ -107,6 +112,9 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
         ranking: which channels to keep first: "reconstruction" (by what their readers can
             reconstruct from the rest; without refitting it is "magnitude"), "magnitude",
             "activation", "taylor" or "bn_scale"; see `docs/library.md`.
+        int8: also deliver the network quantised to 8 bits, with ranges from the calibration data;
+            a budget of latency then applies to that file, a share of it to the original's time in
+            single precision.
         command: shell line that repeats the run, for the report.
         origin: where the network came from, for the report.
         device: where every latency is measured, as `compressor.devices.parse_device` reads it:
@@ -124,6 +132,7 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
         evaluations, finetune, score_epochs, seed, adapter, threads, provider, refit,
         ranking, command,
         dict(origin or {}), parse_device(device) if isinstance(device, str) else device,
+        int8,
     )  # fmt: skip
     request = make_request(
         model, example_input, (budget, frontier), calibration, validation, training, score, options
@@ -134,6 +143,9 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
             reading = read_network(model, request.example, adapter, progress)
         require_layers(reading)
         base_score = checked_score(request.score, model)
+        if options.int8:
+            settings = Settings(threads, provider)
+            require_quantisable(request.model, request.example, request.score, settings)
         with _journal(folder, request, reading) as journal:
             found = find(request, reading, base_score, journal, watch, progress)
         progress(Event("export", 0, None, "writing and verifying ONNX"))
@@ -145,7 +157,8 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
 
 
 def _result(found: Found, folder: Path, summary: RunSummary) -> Result:
-    return Result(found.model, summary.frontier, folder / ONNX, folder, summary)
+    int8 = None if summary.int8 is None else folder / INT8
+    return Result(found.model, summary.frontier, folder / ONNX, folder, summary, int8)
 
 
 def inspect(
@@ -174,8 +187,9 @@ def export_run(
     opset: int | None = None,
     dynamic_batch: bool = True,
     calibration: Batches = (),
+    int8: bool = False,
 ) -> ExportReport:
-    """Writes the ONNX file of a finished run again; see `compressor.delivery.export_again`."""
+    """Writes the ONNX file of a finished run again; see `compressor.again.export_again`."""
     return export_again(
         run,
         model,
@@ -183,6 +197,7 @@ def export_run(
         opset=opset,
         dynamic_batch=dynamic_batch,
         calibration=calibration,
+        int8=int8,
     )
 
 
@@ -234,4 +249,6 @@ def _fingerprint(request: Request, reading: Reading) -> dict[str, Any]:
     if "latency" in request.units:
         print_ |= {"threads": options.threads, "provider": options.provider}
         print_["device"] = options.device.name
+        if options.int8:
+            print_["int8"] = True
     return print_

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
@@ -13,11 +12,14 @@ from markupsafe import Markup
 
 from compressor.budget import UNITS, format_cost
 from compressor.charts import Axes, Point, profile, scatter, share_bar
+from compressor.comparison import comparison, count_text, milliseconds_text, score_text
 from compressor.files import write_text
 from compressor.overview import Overview
+from compressor.profile_chart import profile_chart
 from compressor.result import Figures, FrontierPoint, LayerRow, RunSummary, Setting
 
 FILE_NAME = "report.html"
+_INT8_TITLES = ("int8 score", "int8 latency")
 
 
 def write_report(summary: RunSummary, path: Path) -> Path:
@@ -35,13 +37,14 @@ def render(summary: RunSummary) -> str:
         run=summary,
         name=_target(summary.settings),
         sentence=sentence(summary),
-        comparison=list(comparison(summary.base, summary.best, score_of(summary))),
+        comparison=list(comparison(summary.base, summary.best, score_of(summary), summary.int8)),
         budgets=[(b, b.allowed, format_cost(b.unit, b.reached)) for b in summary.budgets],
         frontier=_frontier_chart(summary),
         search=_search_chart(summary),
         profile=_profile_chart(summary.widths),
         widths=[(row, _share(row)) for row in summary.widths],
         share_bar=share_bar,
+        times=profile_chart(summary.profiles) if summary.profiles else "",
         facts=list(_facts(summary)),
     )
 
@@ -75,24 +78,32 @@ def render_overview(overview: Overview) -> str:
 def overview_table(overview: Overview) -> Iterator[tuple[str, ...]]:
     """Titles, then the original, then each network of a frontier, as texts."""
     score = overview.settings.get("score")
+    quantised = any(row.int8 for row in overview.rows)
     yield (
         "Budget", f"Score ({score})" if score else "Score", "MAdds", "Parameters",
-        "ONNX Runtime latency", "Folder",
+        "ONNX Runtime latency", *(_INT8_TITLES if quantised else ()), "Folder",
     )  # fmt: skip
     base = overview.base
-    for name, figures, folder in [
-        ("original", base, "–"),
-        *((row.budget, row.best, row.folder) for row in overview.rows),
+    for name, figures, int8, folder in [
+        ("original", base, None, "–"),
+        *((row.budget, row.best, row.int8, row.folder) for row in overview.rows),
     ]:
         latency = figures.latency_ms
         yield (
             name,
-            _score(figures.score),
-            f"{_count(figures.madds)} ({figures.madds / max(base.madds, 1):.1%})",
-            f"{_count(figures.params)} ({figures.params / max(base.params, 1):.1%})",
-            "–" if latency is None else _milliseconds(latency),
+            score_text(figures.score),
+            f"{count_text(figures.madds)} ({figures.madds / max(base.madds, 1):.1%})",
+            f"{count_text(figures.params)} ({figures.params / max(base.params, 1):.1%})",
+            "–" if latency is None else milliseconds_text(latency),
+            *(_int8_texts(int8) if quantised else ()),
             folder,
         )
+
+
+def _int8_texts(int8: Figures | None) -> tuple[str, str]:
+    if int8 is None or int8.latency_ms is None:
+        return "–", "–"
+    return score_text(int8.score), milliseconds_text(int8.latency_ms)
 
 
 def _template(name: str) -> Template:
@@ -109,35 +120,9 @@ def _target(settings: Mapping[str, Setting]) -> str:
     return Path(str(settings.get("target") or "the network")).name
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A row of the before/after table; texts, a dash where nothing was measured."""
-
-    what: str
-    base: str
-    best: str
-    ratio: str
-
-
 def score_of(summary: RunSummary) -> str:
     """The name of the score; empty where a run does not say."""
     return str(summary.settings.get("score") or "")
-
-
-def comparison(base: Figures, best: Figures, score: str = "") -> Iterator[Compared]:
-    """Original beside compressed: MAdds, parameters, file size, latency, the score by name."""
-    rows = (
-        ("MAdds", base.madds, best.madds, _count),
-        ("Parameters", base.params, best.params, _count),
-        ("ONNX file", base.file_bytes, best.file_bytes, _bytes),
-        ("ONNX Runtime latency", base.latency_ms, best.latency_ms, _milliseconds),
-    )
-    for what, old, new, show in rows:
-        ratio = f"{new / old:.1%}" if old and new is not None else "–"
-        texts = ["–" if value is None else show(value) for value in (old, new)]
-        yield Compared(what, texts[0], texts[1], ratio)
-    what = f"Score ({score})" if score else "Score"
-    yield Compared(what, _score(base.score), _score(best.score), _change(base, best))
 
 
 def sentence(summary: RunSummary) -> str:
@@ -149,32 +134,16 @@ def sentence(summary: RunSummary) -> str:
     if base.latency_ms and best.latency_ms:
         text += f", takes {best.latency_ms:.3g} ms instead of {base.latency_ms:.3g} ms"
     if base.score is not None and best.score is not None:
-        text += f", and scores {_score(best.score)} where the original scores {_score(base.score)}"
+        ours, theirs = score_text(best.score), score_text(base.score)
+        text += f", and scores {ours} where the original scores {theirs}"
         text += f" ({score_of(summary)})" if score_of(summary) else ""
+    int8 = summary.int8
+    if int8 is not None and int8.score is not None and int8.latency_ms is not None:
+        text += (
+            f"; quantised, it takes {int8.latency_ms:.3g} ms and scores {score_text(int8.score)}"
+        )
     missed = [b.requested for b in summary.budgets if not b.met]
     return text + (f"; it misses {' and '.join(missed)}." if missed else ".")
-
-
-def _count(value: float) -> str:
-    return format_cost("madds", value)
-
-
-def _milliseconds(value: float) -> str:
-    return format_cost("latency", value)
-
-
-def _bytes(value: float) -> str:
-    return f"{value / 1e6:.2f} MB" if value >= 1e6 else f"{value / 1e3:.1f} kB"
-
-
-def _score(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
-
-
-def _change(base: Figures, best: Figures) -> str:
-    if base.score is None or best.score is None:
-        return "–"
-    return f"{best.score - base.score:+.4g}"
 
 
 def _unit(summary: RunSummary) -> str:
@@ -197,14 +166,14 @@ def _axes(unit: str) -> Axes:
 def _point(figures: Figures | FrontierPoint, unit: str, name: str, kind: str) -> Iterator[Point]:
     cost = _cost(figures, unit)
     if cost is not None and figures.score is not None:
-        title = f"{name}: {format_cost(unit, cost)}, score {_score(figures.score)}"
+        title = f"{name}: {format_cost(unit, cost)}, score {score_text(figures.score)}"
         yield Point(cost, figures.score, title, kind)
 
 
 def _frontier_chart(summary: RunSummary) -> Markup:
     unit = _unit(summary)
     points = [
-        Point(row.cost, row.score, f"evaluation {row.order}: score {_score(row.score)}")
+        Point(row.cost, row.score, f"evaluation {row.order}: score {score_text(row.score)}")
         for row in summary.scored
         if row.score is not None
     ]
@@ -231,7 +200,7 @@ def _search_chart(summary: RunSummary) -> Markup:
             continue
         inside = row.cost <= limit and (low is None or row.cost >= low)
         cost = format_cost(_unit(summary), row.cost)
-        title = f"evaluation {row.order}: score {_score(row.score)}, {cost}"
+        title = f"evaluation {row.order}: score {score_text(row.score)}, {cost}"
         points.append(Point(row.order, row.score, title, "front" if inside else "dot"))
         if inside and row.score > best:
             line += (

@@ -39,6 +39,7 @@ class Options:
         command: shell line that repeats the run, for the report; empty from Python.
         origin: where the network came from, for the report and `compressor export`.
         device: where every latency is measured.
+        int8: whether the network is also delivered quantised; budgets of latency are then its.
     """
 
     evaluations: int = 100
@@ -53,6 +54,7 @@ class Options:
     command: str = ""
     origin: Mapping[str, str | None] = field(default_factory=dict)
     device: Device = field(default_factory=LocalDevice)
+    int8: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("evaluations", 1), ("finetune", 0), ("score_epochs", 0)):

@@ -15,6 +15,7 @@ from compressor.budget import format_cost
 from compressor.errors import RunError
 from compressor.files import write_json
 from compressor.plain import decode, encode
+from compressor.profile import Profile
 from compressor.space import Architecture, Choice, Frozen, SearchSpace
 
 SCHEMA = 1
@@ -123,6 +124,7 @@ class RunSummary:
     Attributes:
         base: the original network.
         best: the compressed network as exported.
+        int8: the same network quantised; None where that was not asked for.
         architecture: option index of each search layer.
         choices: search layer to readable choice.
         widths: the decisions in forward order.
@@ -139,6 +141,7 @@ class RunSummary:
         settings: what the run was asked for (seed, evaluations, target, ...).
         versions: library to version.
         machine: processor, threads, provider.
+        profiles: where one call spends its time, of the original and of the compressed network.
         command: a shell line that repeats the run; empty where a program started it.
         schema: version of this form.
     """
@@ -161,6 +164,8 @@ class RunSummary:
     settings: Mapping[str, Setting] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, str | int] = field(default_factory=dict)
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    int8: Figures | None = None
     command: str = ""
     schema: int = SCHEMA
 

@@ -27,9 +27,14 @@ DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
 TORCH = {"torch", "torch_pruning", "torchvision", "timm", "thop", "onnxscript"}
 ONLY = {
     "torch_pruning": {"adapters.dependency_groups"},
-    "onnx": {"compressor.export", "compressor.slicing"},
+    "onnx": {
+        "compressor.export",
+        "compressor.origins",
+        "compressor.quantise",
+        "compressor.slicing",
+    },
     "onnx_ir": set(),
-    "onnxruntime": {"compressor.agent"},
+    "onnxruntime": {"compressor.agent", "compressor.quantise"},
     "thop": {"compressor.opinion"},
     "safetensors": {"compressor.artefacts"},
     "jinja2": {"compressor.report"},
@@ -42,7 +47,8 @@ SEARCH = (
     "buckets", "settings", "ledger", "published", "kernels", "surrogate", "recombine", "cost_guess",
     "memory", "rounding", "supply", "guided", "search", "search_notes", "moves", "rows", "trace",
     "recorder", "retrace", "baselines", "limits", "result", "report", "charts", "plain",
-    "timing", "agent", "job", "measure", "latency", "slicing", "files",
+    "timing", "agent", "job", "measure", "latency", "slicing", "files", "profile", "origins",
+    "profiling", "profile_chart", "quantise", "quiet",
 )  # fmt: skip
 
 

@@ -106,6 +106,7 @@ def without_export(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(delivery, "export_onnx", write)
     patch.setattr(delivery, "measure", lambda models, _, **__: dict.fromkeys(models, constant(1)))
+    patch.setattr(delivery, "profile_models", lambda *_, **__: {})
 
 
 @pytest.fixture
@@ -164,6 +165,19 @@ def test_the_journal_tells_the_search(real: dict[str, Any]) -> None:
     assert list(names) == [layer.name for layer in result.summary.widths]
     taken = zip(names.values(), trace.pick.architecture, strict=True)
     assert [options[o] for options, o in taken] == list(result.summary.choices.values())
+
+
+def test_a_run_says_where_the_time_goes(real: dict[str, Any]) -> None:
+    result = real["result"]
+    profiles = result.summary.profiles
+    assert list(profiles) == ["original", "compressed"]
+    paths = {name for name, _ in real["net"].named_modules()}
+    for profile in profiles.values():
+        assert profile.ms > 0
+        modules = {node.module for node in profile.nodes} - {""}
+        assert {"body.0.0", "head"} & modules
+        assert modules <= paths
+    assert "Where the time goes" in (result.run / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_model_is_not_touched(real: dict[str, Any]) -> None:

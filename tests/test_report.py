@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compressor.charts import Axes, Point, profile, scatter, share_bar
+from compressor.comparison import comparison
 from compressor.errors import RunError
-from compressor.report import comparison, render, sentence, write_report
+from compressor.report import render, sentence, write_report
 from compressor.result import BudgetRow, Figures, LayerRow, ScoredRow
 from compressor.space import Choice, Frozen
 from tests.test_result import make_summary
@@ -128,6 +129,13 @@ def test_three_hundred_layers_stay_readable() -> None:
     assert len(html) < 400_000
     assert "300 search layers" in read(html).text
     assert "<details>" in html  # closed: the charts above it say enough at a glance
+
+
+def test_shows_where_the_time_goes() -> None:
+    page = read(render(make_summary()))
+    assert "Where the time goes" in page.text
+    assert "compressed: 0.25 ms" in page.text
+    assert "Where the time goes" not in read(render(replace(make_summary(), profiles={}))).text
 
 
 def test_a_run_that_measured_little_has_a_report() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from compressor.errors import RunError
 from compressor.files import write_text
 from compressor.plain import decode, encode
+from compressor.profile import NodeTime, Profile
 from compressor.result import (
     BudgetRow,
     Figures,
@@ -63,6 +64,10 @@ def make_summary(layers: int = 3) -> RunSummary:
         },
         versions={"torch": "2.13"},
         machine={"cpu": "some", "threads": 1},
+        profiles={
+            "original": Profile((NodeTime("relu_nchwc", "Conv 3x3", "features.0", 1, 0.5),), 20),
+            "compressed": Profile((NodeTime("relu_nchwc", "Conv 3x3", "features.0", 1, 0.25),), 20),
+        },
         command="compressor compress net.py --budget madds=50% --out run",
     )
 
