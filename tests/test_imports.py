@@ -27,9 +27,14 @@ DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
 TORCH = {"torch", "torch_pruning", "torchvision", "timm", "thop", "onnxscript"}
 ONLY = {
     "torch_pruning": {"adapters.dependency_groups"},
-    "onnx": {"compressor.export", "compressor.slicing"},
+    "onnx": {
+        "compressor.export",
+        "compressor.latency_parts",
+        "compressor.operators",
+        "compressor.slicing",
+    },
     "onnx_ir": set(),
-    "onnxruntime": {"compressor.measure"},
+    "onnxruntime": {"compressor.fused", "compressor.measure"},
     "thop": {"compressor.opinion"},
     "safetensors": {"compressor.artefacts"},
     "jinja2": {"compressor.report"},
@@ -42,7 +47,8 @@ SEARCH = (
     "buckets", "settings", "ledger", "published", "kernels", "surrogate", "recombine", "cost_guess",
     "memory", "rounding", "supply", "guided", "search", "search_notes", "moves", "rows", "trace",
     "recorder", "retrace", "baselines", "limits", "result", "report", "charts", "plain",
-    "timing", "measure", "latency", "slicing", "files",
+    "timing", "measure", "latency", "slicing", "files", "fused", "operators", "splitting",
+    "latency_cache", "latency_parts", "latency_fit", "latency_table",
 )  # fmt: skip
 
 

@@ -1,0 +1,204 @@
+"""Predicts the latency of every architecture from the measured times of its operators.
+
+Which operators an architecture runs is learnt by `compressor.splitting`, what each takes alone is
+measured by `compressor.latency_parts`, and a few whole networks say how the sum of the parts
+becomes the whole. Knows no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.errors import ExportError
+from compressor.fused import Fuser
+from compressor.latency_cache import Measured
+from compressor.latency_fit import Correction, Floats, corrected
+from compressor.latency_parts import EMPTY, Clockwork, measured_parts, measured_shares
+from compressor.operators import Operator, operators, same_work
+from compressor.progress import Event, Progress, silent
+from compressor.slicing import BaseGraph
+from compressor.space import Architecture, SearchSpace
+from compressor.splitting import Part, operators_of, split
+
+KINDS = ("conv", "depthwise", "matmul", "layout", "other")
+_STEPS = 2**40  # numbers are kept in steps of one so many-th
+_FITTED = 14  # whole networks that the sum is fitted to
+_DRAWN = 2000  # random networks that these are chosen from
+
+
+class PartTimes:
+    """Sums of the times of an architecture's parts, by kind, looked up in arrays."""
+
+    def __init__(self, parts: Sequence[Part], measured: Measured, sizes: Sequence[int]) -> None:
+        """Takes what the parts are and what they take, in shares of the reference's time.
+
+        Calling a model takes time whatever is in it; of a part only what is beyond that counts.
+        """
+        called = measured.parts[EMPTY].ratio
+        groups: dict[tuple[int, ...], Floats] = {}
+        for part in parts:
+            times = np.zeros((len(KINDS), *(sizes[i] for i in part.layers)))
+            for cell, operator in part.cells.items():
+                if operator is not None and operator.form.node:
+                    alone = measured.parts[operator.signature].ratio
+                    times[(KINDS.index(operator.form.kind), *cell)] = max(0.0, alone - called)
+            groups[part.layers] = groups.get(part.layers, 0.0) + times
+        self._places = _Places(tuple(groups), sizes)
+        self._times = np.concatenate([t.reshape(len(KINDS), -1) for t in groups.values()], axis=1)
+
+    def sums(self, architectures: NDArray[np.int64]) -> Floats:
+        """Times of the parts of networks `[N, L]` by kind, `[N, K]`."""
+        found: Floats = self._times[:, self._places.of(architectures)].sum(axis=2).T
+        return found
+
+    def table(self, correction: Correction) -> SumTable:
+        """The corrected times of networks."""
+        return SumTable(
+            self._places, np.array(correction.scales) @ self._times, correction.constant
+        )
+
+
+class _Places:
+    """Where the cells of an architecture lie in one long array of all tables."""
+
+    def __init__(self, layers: Sequence[tuple[int, ...]], sizes: Sequence[int]) -> None:
+        most = max([1, *map(len, layers)])
+        self._layers = np.zeros((len(layers), most), dtype=np.int64)
+        self._strides = np.zeros((len(layers), most), dtype=np.int64)
+        self._starts = np.zeros(len(layers), dtype=np.int64)
+        start = 0
+        for row, some in enumerate(layers):
+            self._starts[row], stride = start, 1
+            for column, layer in reversed(list(enumerate(some))):
+                self._layers[row, column], self._strides[row, column] = layer, stride
+                stride *= sizes[layer]
+            start += stride
+
+    def of(self, architectures: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Places of the cells of networks `[N, L]`, `[N, P]`."""
+        options = architectures[:, self._layers]
+        places: NDArray[np.int64] = (options * self._strides).sum(axis=2) + self._starts
+        return places
+
+
+class SumTable:
+    """A number for every architecture: the sum of one cell of each of several small tables."""
+
+    def __init__(self, places: _Places, cells: Floats, constant: float) -> None:
+        self._places, self._constant = places, round(constant * _STEPS)
+        # Sums of whole numbers are exact, and so the same one by one as for many at once.
+        self._cells = np.rint(cells * _STEPS).astype(np.int64)
+
+    def of(self, architectures: NDArray[np.int64]) -> Floats:
+        """The sums for networks `[N, L]`, `[N]`."""
+        counts = self._cells[self._places.of(architectures)].sum(axis=1) + self._constant
+        found: Floats = counts / _STEPS
+        return found
+
+
+class LatencyTable:
+    """What every architecture takes on one machine, as a share of the original's time.
+
+    Attributes:
+        shares: what whole networks were measured to take.
+        correction: how the sums of their parts became that, and how far off it is.
+    """
+
+    def __init__(self, times: PartTimes, shares: Mapping[Architecture, float]) -> None:
+        """Fits the sums of the parts to measured networks.
+
+        Raises:
+            MeasureError: they are too few.
+        """
+        self._times, self.shares = times, dict(shares)
+        networks = np.array(list(self.shares), dtype=np.int64)
+        measured = np.array(list(self.shares.values()))
+        self.correction = corrected(times.sums(networks), measured)
+        self._table = times.table(self.correction)
+
+    def __call__(self, architecture: Architecture) -> float:
+        """Predicted share; the architecture must belong to the space."""
+        return float(self.many(np.array([architecture], dtype=np.int64))[0])
+
+    def many(self, architectures: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Predicted shares of networks `[N, L]`, `[N]`."""
+        return self._table.of(architectures)
+
+    def learnt(self, shares: Mapping[Architecture, float]) -> LatencyTable:
+        """The same parts, fitted to more networks as well."""
+        return LatencyTable(self._times, self.shares | dict(shares))
+
+
+def build_table(
+    graph: BaseGraph,
+    space: SearchSpace,
+    clockwork: Clockwork,
+    fuser: Fuser,
+    *,
+    progress: Progress = silent,
+    seed: int = 0,
+) -> LatencyTable:
+    """Measures what is needed to predict the latency of every architecture.
+
+    Args:
+        graph: the exported base network.
+        space: how it may be cut.
+        clockwork: with what parts are measured.
+        fuser: what the runtime that measures makes of a model.
+        progress: told after each step.
+        seed: which networks are looked at and measured.
+
+    Raises:
+        ExportError: the network cannot be split into operators that can be timed alone.
+        MeasureError: ONNX Runtime cannot run a slice or a part of one.
+        RunError: the file of measured parts cannot be read or written.
+    """
+    if not space.layers:
+        raise ExportError("a latency table is over search layers, but this space has none")
+
+    def look(architecture: Architecture) -> Sequence[Operator]:
+        progress(Event("latency table", 0, None, "asking the runtime what it runs"))
+        return operators(fuser(graph.slice(space, architecture)))
+
+    parts = split(space.sizes, look, seed)
+    every = [o for part in parts for o in part.cells.values() if o is not None]
+    times = PartTimes(parts, measured_parts(every, clockwork, progress), space.sizes)
+    named = {
+        a: (same_work(operators_of(parts, a)), graph.slice(space, a))
+        for a in spread_networks(times, space.sizes, _FITTED, seed)
+    }
+    base = named.pop(space.original)
+    shares = measured_shares(dict(named.values()), base, clockwork, progress)
+    measured = {a: shares[name] for a, (name, _) in named.items()}
+    return LatencyTable(times, measured | {space.original: 1.0})
+
+
+def spread_networks(
+    times: PartTimes, sizes: Sequence[int], count: int, seed: int
+) -> list[Architecture]:
+    """Different networks, about evenly spread over what networks take.
+
+    The first two are the smallest and the original.
+    """
+    drawn = _drawn(sizes, np.random.default_rng(seed))
+    totals = times.sums(drawn).sum(axis=1)
+    found = dict.fromkeys(tuple(row) for row in drawn[:2].tolist())
+    for aim in np.linspace(totals[0], totals[1], count)[1:-1]:
+        nearest = (tuple(drawn[i].tolist()) for i in np.argsort(np.abs(totals - aim)))
+        network = next((a for a in nearest if a not in found), None)
+        if network is not None:
+            found[network] = None
+    return list(found)
+
+
+def _drawn(sizes: Sequence[int], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Networks `[N, L]`: the smallest, the original, and random ones from small to large."""
+    options = np.array(sizes)
+    level, noise = rng.uniform(-0.3, 1.3, (_DRAWN, 1)), rng.uniform(-0.5, 0.5, (_DRAWN, len(sizes)))
+    shares = np.clip(level + noise, 0.0, 1.0)
+    shares[0], shares[1] = 0.0, 1.0
+    rounded: NDArray[np.int64] = np.rint(shares * (options - 1)).astype(np.int64)
+    return rounded
