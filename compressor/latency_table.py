@@ -7,7 +7,7 @@ becomes the whole. Knows no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,9 +166,14 @@ def build_table(
     parts = split(space.sizes, look, seed)
     every = [o for part in parts for o in part.cells.values() if o is not None]
     times = PartTimes(parts, measured_parts(every, clockwork, progress), space.sizes)
+
+    def total(networks: NDArray[np.int64]) -> Floats:
+        sums: Floats = times.sums(networks).sum(axis=1)
+        return sums
+
     named = {
         a: (same_work(operators_of(parts, a)), graph.slice(space, a))
-        for a in spread_networks(times, space.sizes, _FITTED, seed)
+        for a in spread_networks(total, space.sizes, _FITTED, seed)
     }
     base = named.pop(space.original)
     shares = measured_shares(dict(named.values()), base, clockwork, progress)
@@ -177,17 +182,17 @@ def build_table(
 
 
 def spread_networks(
-    times: PartTimes, sizes: Sequence[int], count: int, seed: int
+    cost: Callable[[NDArray[np.int64]], Floats], sizes: Sequence[int], count: int, seed: int
 ) -> list[Architecture]:
-    """Different networks, about evenly spread over what networks take.
+    """Different networks, about evenly spread over what networks cost.
 
     The first two are the smallest and the original.
     """
     drawn = _drawn(sizes, np.random.default_rng(seed))
-    totals = times.sums(drawn).sum(axis=1)
+    costs = cost(drawn)
     found = dict.fromkeys(tuple(row) for row in drawn[:2].tolist())
-    for aim in np.linspace(totals[0], totals[1], count)[1:-1]:
-        nearest = (tuple(drawn[i].tolist()) for i in np.argsort(np.abs(totals - aim)))
+    for aim in np.linspace(costs[0], costs[1], count)[1:-1]:
+        nearest = (tuple(drawn[i].tolist()) for i in np.argsort(np.abs(costs - aim)))
         network = next((a for a in nearest if a not in found), None)
         if network is not None:
             found[network] = None
