@@ -8,11 +8,12 @@ becomes the whole. Knows no torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.errors import ExportError
+from compressor.errors import ExportError, MeasureError
 from compressor.fused import Fuser
 from compressor.latency_cache import Measured
 from compressor.latency_fit import Correction, Floats, corrected
@@ -22,9 +23,10 @@ from compressor.progress import Event, Progress, silent
 from compressor.slicing import BaseGraph
 from compressor.space import Architecture, SearchSpace
 from compressor.splitting import Part, operators_of, split
+from compressor.sum_table import Places, SumCost, SumData
 
 KINDS = ("conv", "depthwise", "matmul", "layout", "other")
-_STEPS = 2**40  # numbers are kept in steps of one so many-th
+_STEP = 2.0**-40  # cells are whole numbers of such shares of the original's time
 _FITTED = 14  # whole networks that the sum is fitted to
 _DRAWN = 2000  # random networks that these are chosen from
 
@@ -32,8 +34,24 @@ _DRAWN = 2000  # random networks that these are chosen from
 class PartTimes:
     """Sums of the times of an architecture's parts, by kind, looked up in arrays."""
 
-    def __init__(self, parts: Sequence[Part], measured: Measured, sizes: Sequence[int]) -> None:
-        """Takes what the parts are and what they take, in shares of the reference's time.
+    def __init__(
+        self, groups: Sequence[tuple[int, ...]], sizes: Sequence[int], times: Floats
+    ) -> None:
+        """Takes the layers of each group of parts, and the times of all cells by kind, `[K, C]`.
+
+        Raises:
+            ValueError: they contradict each other.
+        """
+        self.groups, self.sizes, self.times = tuple(groups), tuple(sizes), times
+        self._places = Places(self.groups, sizes)
+        if times.shape != (len(KINDS), self._places.count):
+            raise ValueError(
+                f"times of {len(KINDS)} kinds and {self._places.count} cells got {times.shape}"
+            )
+
+    @classmethod
+    def of(cls, parts: Sequence[Part], measured: Measured, sizes: Sequence[int]) -> PartTimes:
+        """The times of parts, in shares of the reference's.
 
         Calling a model takes time whatever is in it; of a part only what is beyond that counts.
         """
@@ -46,57 +64,39 @@ class PartTimes:
                     alone = measured.parts[operator.signature].ratio
                     times[(KINDS.index(operator.form.kind), *cell)] = max(0.0, alone - called)
             groups[part.layers] = groups.get(part.layers, 0.0) + times
-        self._places = _Places(tuple(groups), sizes)
-        self._times = np.concatenate([t.reshape(len(KINDS), -1) for t in groups.values()], axis=1)
+        cells = [times.reshape(len(KINDS), -1) for times in groups.values()]
+        return cls(tuple(groups), sizes, np.concatenate(cells, axis=1))
 
     def sums(self, architectures: NDArray[np.int64]) -> Floats:
         """Times of the parts of networks `[N, L]` by kind, `[N, K]`."""
-        found: Floats = self._times[:, self._places.of(architectures)].sum(axis=2).T
+        found: Floats = self.times[:, self._places.of(architectures)].sum(axis=2).T
         return found
 
-    def table(self, correction: Correction) -> SumTable:
+    def cost(self, correction: Correction) -> SumCost:
         """The corrected times of networks."""
-        return SumTable(
-            self._places, np.array(correction.scales) @ self._times, correction.constant
-        )
+        cells = np.rint(np.array(correction.scales) @ self.times / _STEP).astype(np.int64)
+        constant = round(correction.constant / _STEP)
+        steps = tuple(cells.tolist())
+        return SumCost(SumData("latency", self.sizes, self.groups, steps, constant, _STEP))
 
 
-class _Places:
-    """Where the cells of an architecture lie in one long array of all tables."""
+@dataclass(frozen=True)
+class TableData:
+    """A `LatencyTable` as plain values, for `compressor.plain`.
 
-    def __init__(self, layers: Sequence[tuple[int, ...]], sizes: Sequence[int]) -> None:
-        most = max([1, *map(len, layers)])
-        self._layers = np.zeros((len(layers), most), dtype=np.int64)
-        self._strides = np.zeros((len(layers), most), dtype=np.int64)
-        self._starts = np.zeros(len(layers), dtype=np.int64)
-        start = 0
-        for row, some in enumerate(layers):
-            self._starts[row], stride = start, 1
-            for column, layer in reversed(list(enumerate(some))):
-                self._layers[row, column], self._strides[row, column] = layer, stride
-                stride *= sizes[layer]
-            start += stride
+    Attributes:
+        sizes: number of options of each layer.
+        groups: the layers that groups of parts depend on.
+        times: for each kind the times of all cells.
+        networks: architectures that were measured as a whole.
+        shares: what they took.
+    """
 
-    def of(self, architectures: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Places of the cells of networks `[N, L]`, `[N, P]`."""
-        options = architectures[:, self._layers]
-        places: NDArray[np.int64] = (options * self._strides).sum(axis=2) + self._starts
-        return places
-
-
-class SumTable:
-    """A number for every architecture: the sum of one cell of each of several small tables."""
-
-    def __init__(self, places: _Places, cells: Floats, constant: float) -> None:
-        self._places, self._constant = places, round(constant * _STEPS)
-        # Sums of whole numbers are exact, and so the same one by one as for many at once.
-        self._cells = np.rint(cells * _STEPS).astype(np.int64)
-
-    def of(self, architectures: NDArray[np.int64]) -> Floats:
-        """The sums for networks `[N, L]`, `[N]`."""
-        counts = self._cells[self._places.of(architectures)].sum(axis=1) + self._constant
-        found: Floats = counts / _STEPS
-        return found
+    sizes: tuple[int, ...]
+    groups: tuple[tuple[int, ...], ...]
+    times: tuple[tuple[float, ...], ...]
+    networks: tuple[Architecture, ...]
+    shares: tuple[float, ...]
 
 
 class LatencyTable:
@@ -105,6 +105,7 @@ class LatencyTable:
     Attributes:
         shares: what whole networks were measured to take.
         correction: how the sums of their parts became that, and how far off it is.
+        cost: the corrected sums, in shares of the original.
     """
 
     def __init__(self, times: PartTimes, shares: Mapping[Architecture, float]) -> None:
@@ -117,7 +118,7 @@ class LatencyTable:
         networks = np.array(list(self.shares), dtype=np.int64)
         measured = np.array(list(self.shares.values()))
         self.correction = corrected(times.sums(networks), measured)
-        self._table = times.table(self.correction)
+        self.cost = times.cost(self.correction)
 
     def __call__(self, architecture: Architecture) -> float:
         """Predicted share; the architecture must belong to the space."""
@@ -125,7 +126,31 @@ class LatencyTable:
 
     def many(self, architectures: NDArray[np.int64]) -> NDArray[np.float64]:
         """Predicted shares of networks `[N, L]`, `[N]`."""
-        return self._table.of(architectures)
+        return self.cost.many(architectures)
+
+    @property
+    def data(self) -> TableData:
+        """The table as plain values."""
+        times = tuple(tuple(row) for row in self._times.times.tolist())
+        return TableData(
+            self._times.sizes, self._times.groups, times,
+            tuple(self.shares), tuple(self.shares.values()),
+        )  # fmt: skip
+
+    @classmethod
+    def of(cls, data: TableData) -> LatencyTable:
+        """Inverse of `data`.
+
+        Raises:
+            ValueError: the values contradict each other.
+        """
+        times = PartTimes(data.groups, data.sizes, np.array(data.times, dtype=np.float64))
+        if not all(len(network) == len(data.sizes) for network in data.networks):
+            raise ValueError(f"networks have {len(data.sizes)} layers, but got {data.networks}")
+        try:
+            return cls(times, dict(zip(data.networks, data.shares, strict=True)))
+        except (MeasureError, IndexError) as error:
+            raise ValueError(str(error)) from error
 
     def learnt(self, shares: Mapping[Architecture, float]) -> LatencyTable:
         """The same parts, fitted to more networks as well."""
@@ -165,7 +190,7 @@ def build_table(
 
     parts = split(space.sizes, look, seed)
     every = [o for part in parts for o in part.cells.values() if o is not None]
-    times = PartTimes(parts, measured_parts(every, clockwork, progress), space.sizes)
+    times = PartTimes.of(parts, measured_parts(every, clockwork, progress), space.sizes)
 
     def total(networks: NDArray[np.int64]) -> Floats:
         sums: Floats = times.sums(networks).sum(axis=1)

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from compressor.errors import ExportError, MeasureError
 from compressor.fused import fuse
 from compressor.latency_cache import this_machine
 from compressor.latency_parts import EMPTY, Clockwork, empty_model, measured_parts, reference_model
-from compressor.latency_table import LatencyTable, build_table
+from compressor.latency_table import LatencyTable, TableData, build_table
 from compressor.measure import Settings, create_session, random_inputs, run_session
 from compressor.operators import operators
+from compressor.plain import decode, encode
 from compressor.slicing import BaseGraph
 from compressor.space import Architecture, ChannelGroup, Choice, SearchLayer, SearchSpace
 from compressor.timing import Latency
@@ -161,6 +163,20 @@ def test_what_became_known_corrects_the_table():
     slow = {a: 2 * s for a, s in table.shares.items()}
     assert table.learnt(slow)((0, 1, 2, 3)) == pytest.approx(2 * table((0, 1, 2, 3)), rel=0.2)
     assert table.shares != slow
+
+
+def test_a_table_is_the_same_from_its_plain_values():
+    table = built(FakeDevice())
+    data = decode(TableData, json.loads(json.dumps(encode(table.data))))
+    again = LatencyTable.of(data)
+    assert again.correction == table.correction
+    assert again((0, 1, 2, 3)) == table((0, 1, 2, 3))
+    for wrong in (
+        {"networks": data.networks[:2], "shares": data.shares[:2]}, {"groups": ((7,),)},
+        {"networks": ((9,) * 4, *data.networks[1:])}, {"times": ()}, {"shares": ()},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"."):
+            LatencyTable.of(replace(data, **wrong))
 
 
 def test_a_space_without_layers_has_no_table():
