@@ -10,10 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from compressor.budget import format_cost
-from compressor.cost import CostModel, Limit
+from compressor.confirming import Goal, confirmed, predicted_latency
+from compressor.cost import CostModel, Limit, is_exact
 from compressor.delivery import ONNX, Found, measure_settings
-from compressor.errors import InfeasibleError
 from compressor.export import export_base, export_onnx
 from compressor.finetune import best_score
 from compressor.frontier import layer_nas_frontier
@@ -22,7 +21,7 @@ from compressor.latency import LatencyCost
 from compressor.ledger import Known
 from compressor.library import LayerLibrary, make_library
 from compressor.limits import ResolvedBudget, resolve_budgets
-from compressor.outcome import Candidate, Outcome, SearchResult
+from compressor.outcome import Outcome, SearchResult
 from compressor.progress import Event, Progress
 from compressor.reading import Reading
 from compressor.recall import recalled
@@ -34,8 +33,7 @@ from compressor.space import Architecture
 from compressor.timing import Schedule
 
 _CANDIDATE = Schedule(warmup=20, repeats=5, rounds=8, seconds=1.0)
-_CONFIRM = Schedule(rounds=20, seconds=4.0)
-_CONFIRMED = 8  # best candidates that are measured once more under a latency budget
+_SHORTER, _FEWEST = 4, 10  # a search with a tighter limit: one in so many evaluations, at least
 
 
 def find(
@@ -73,23 +71,35 @@ def find(
 
     def eligible(architecture: Architecture) -> bool:
         """Whether the exact costs keep their limits, and all costs the tightest of a frontier."""
-        tightest = [b for b in goals[-1] if b.cost.monotone or len(goals) > 1]
+        tightest = [b for b in goals[-1] if is_exact(b.limit()) or len(goals) > 1]
         return all(b.holds(b.cost(architecture)) for b in tightest)
 
     scorer = Scorer(
         library, request.example, request.calibration, request.score, recipes,
         training=request.training, eligible=eligible,
     )  # fmt: skip
-    costs = _costs(request, reading, journal, scorer)
-    goals = [resolve_budgets(goal, costs, reading.space.original) for goal in request.goals]
+    costs, whole = _costs(request, reading, journal, scorer, watch, progress)
+    # Shares are of what the original was measured to take, not of what is predicted for it.
+    resolved = [resolve_budgets(goal, whole, reading.space.original) for goal in request.goals]
+    goals = [tuple(replace(b, cost=costs[b.budget.unit]) for b in goal) for goal in resolved]
     goals.sort(key=lambda goal: -goal[0].high)
     with watch.stage("sensitivity"):
         guide = scorer.guide(progress)
     with watch.stage("search"):
         results = _search(request, reading, goals, scorer, journal, guide, progress)
-        candidates = [_confirmed(request, r, g) for r, g in zip(results, goals, strict=True)]
+
+        def again(goal: Goal) -> SearchResult:
+            shorter = max(_FEWEST, request.options.evaluations // _SHORTER)
+            options = replace(request.options, evaluations=shorter)
+            asked = replace(request, options=options, frontier=())
+            return _search(asked, reading, [goal], scorer, journal, guide, progress)[0]
+
+        settings = measure_settings(request, _CANDIDATE)
+        taken = [confirmed(r, g, settings, again) for r, g in zip(results, goals, strict=True)]
     found: list[Found] = []
-    for result, goal, candidate in reversed(list(zip(results, goals, candidates, strict=True))):
+    for (result, candidate), goal in reversed(
+        [((t.search, t.candidate), g) for t, g in zip(taken, goals, strict=True)]
+    ):
         if found and candidate.architecture == found[-1].candidate.architecture:
             found.append(replace(found[-1], search=result, budgets=goal))
             continue
@@ -131,20 +141,33 @@ def _library(
 
 
 def _costs(
-    request: Request, reading: Reading, journal: Journal, scorer: Scorer
-) -> dict[str, CostModel]:
-    """Every cost that a budget names."""
+    request: Request,
+    reading: Reading,
+    journal: Journal,
+    scorer: Scorer,
+    watch: Stopwatch,
+    progress: Progress,
+) -> tuple[dict[str, CostModel], dict[str, CostModel]]:
+    """Every cost that a budget names: as the search asks for it, and exact or measured."""
     costs: dict[str, CostModel] = {"madds": reading.madds, "params": reading.params}
+    whole = dict(costs)
     if "latency" in request.units:
-        costs["latency"] = LatencyCost(
-            export_base(request.model, request.example),
+        graph = export_base(request.model, request.example)
+        settings = measure_settings(request, _CANDIDATE)
+        measured = LatencyCost(
+            graph,
             reading.space,
-            measure_settings(request, _CANDIDATE),
+            settings,
             recall=lambda a: journal.cost("latency", a),
             remember=lambda a, value: journal.record_cost("latency", a, value),
             fallback=lambda a: _exported(request, scorer.build(a)),
         )
-    return {unit: costs[unit] for unit in request.units}
+        whole["latency"] = measured
+        with watch.stage("latency table"):
+            costs["latency"] = predicted_latency(
+                graph, reading.space, measured, settings, journal, progress
+            )
+    return {unit: costs[unit] for unit in request.units}, whole
 
 
 def _exported(request: Request, model: nn.Module) -> bytes:
@@ -235,31 +258,3 @@ class _Watcher:
         best = f"best score in budget {' / '.join(texts)}" if known else ""
         note = ", ".join(part for part in (best, more) if part)
         self._progress(Event("search", min(self._done, self._total), self._total, note))
-
-
-def _confirmed(
-    request: Request, result: SearchResult, budgets: Sequence[ResolvedBudget]
-) -> Candidate:
-    """The best candidate; under a latency budget, the best that a longer measurement confirms.
-
-    Raises:
-        InfeasibleError: none of the best was confirmed.
-    """
-    latency = next((b for b in budgets if b.budget.unit == "latency"), None)
-    if latency is None or not isinstance(latency.cost, LatencyCost):
-        return result.best
-    inside = [
-        c for c in result.scored if all(b.limit().holds(c.costs[b.budget.unit]) for b in budgets)
-    ]
-    ranked = [result.best, *sorted(inside, key=lambda c: -c.score)]
-    tried: list[float] = []
-    for candidate in list(dict.fromkeys(c.architecture for c in ranked))[:_CONFIRMED]:
-        measured = latency.cost.again(candidate, measure_settings(request, _CONFIRM))
-        if latency.holds(measured):
-            return next(c for c in ranked if c.architecture == candidate)
-        tried.append(measured)
-    raise InfeasibleError(
-        f"the budget {latency.budget} allows {format_cost('latency', latency.high)}, but of the "
-        f"{len(tried)} best networks the fastest took {format_cost('latency', min(tried))} when "
-        "measured again; the machine may be busy: run the same command again, or widen the budget"
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
@@ -84,20 +85,40 @@ class LatencyCost:
         """Milliseconds of one call, measured anew with other settings; nothing is remembered."""
         return self._measured(architecture, settings)
 
+    def measured(self, architecture: Architecture, settings: Settings) -> Latency:
+        """What `again` measures, with its interval.
+
+        All milliseconds are shares of the original's reference figure, as costs are.
+        """
+        found = self._timed(architecture, settings)
+        ms = self(self._space.original)
+        return replace(
+            found, median_ms=found.ratio * ms, low_ms=found.ratio_low * ms,
+            high_ms=found.ratio_high * ms,
+        )  # fmt: skip
+
     def _measured(self, architecture: Architecture, settings: Settings) -> float:
         if architecture == self._space.original:
             return self._measure({"original": self._base}, settings)["original"].median_ms
+        return self._timed(architecture, settings).ratio * self(self._space.original)
+
+    def _timed(self, architecture: Architecture, settings: Settings) -> Latency:
+        """The network in turns with the original."""
         try:
-            ratio = self._ratio(self._graph.slice(self._space, architecture), settings)
+            return self._beside(self._graph.slice(self._space, architecture), settings)
         except (ExportError, MeasureError):
             if self._fallback is None:
                 raise
-            ratio = self._ratio(self._fallback(architecture), settings)
-        return ratio * self(self._space.original)
+            return self._beside(self._fallback(architecture), settings)
 
-    def _ratio(self, candidate: bytes, settings: Settings) -> float:
+    def _beside(self, candidate: bytes, settings: Settings) -> Latency:
         models = {"original": self._base, "candidate": candidate}
-        return self._measure(models, settings)["candidate"].ratio
+        return self._measure(models, settings)["candidate"]
+
+
+def local(models: Mapping[str, bytes], settings: Settings) -> Mapping[str, Latency]:
+    """Measures on this machine, one input at a time."""
+    return _measure(models, settings, batch=1)
 
 
 def _measure(

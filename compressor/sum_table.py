@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,19 @@ class SumData:
     cells: tuple[int, ...]
     constant: int
     step: float
+
+    def scaled(self, factor: float) -> SumData:
+        """The same costs in another unit, a factor as many of it."""
+        return replace(self, step=self.step * factor)
+
+
+@runtime_checkable
+class Predicted(Protocol):
+    """A cost whose figures are those of a sum, whatever else it can do."""
+
+    @property
+    def cost(self) -> SumCost:
+        """The sum."""
 
 
 class SumCost:

@@ -48,7 +48,8 @@ SEARCH = (
     "memory", "rounding", "supply", "guided", "search", "search_notes", "moves", "rows", "trace",
     "recorder", "retrace", "baselines", "limits", "result", "report", "charts", "plain",
     "timing", "measure", "latency", "slicing", "files", "fused", "operators", "splitting",
-    "latency_cache", "latency_parts", "latency_fit", "latency_table",
+    "latency_cache", "latency_parts", "latency_fit", "latency_table", "sum_table", "predicted",
+    "confirming",
 )  # fmt: skip
 
 
