@@ -35,10 +35,12 @@ _CONFIRM = Schedule(rounds=20, seconds=4.0)
 _CONFIRMED = 8  # best candidates that are measured after a search
 _SEARCHES = 4  # searches, each with a tighter limit than the one before
 _TIGHTER = 0.98  # share of its last value that a limit has at most in the next search
+_ROUNDING = 1 + 1e-9
 _NOTE = "latency table"
 
 Goal: TypeAlias = Sequence[ResolvedBudget]
 SearchAgain: TypeAlias = Callable[[Goal], SearchResult]
+SearchAll: TypeAlias = Callable[[Sequence[Goal]], tuple[SearchResult, ...]]
 
 
 def predicted_latency(
@@ -92,8 +94,43 @@ class Confirmed:
     candidate: Candidate
 
 
+def searched(
+    goals: Sequence[Goal], settings: Settings, search: SearchAll
+) -> tuple[tuple[SearchResult, ...], Sequence[Goal]]:
+    """What a search finds, and the goals that it was given.
+
+    Predictions and the margin may say that nothing keeps a budget of latency. Then the network that
+    is predicted to be the fastest is measured; if it keeps the budget after all, the search is made
+    with that prediction as its limit.
+
+    Raises:
+        InfeasibleError: nothing keeps the goals; of latency the message names the fastest network.
+    """
+    try:
+        return search(goals), goals
+    except InfeasibleError as error:
+        goal = goals[-1]
+        latency = next((b for b in goal if b.budget.unit == "latency"), None)
+        if latency is None or not isinstance(latency.cost, PredictedLatency):
+            raise
+        fastest = latency.cost.fastest()
+        if latency.cost(fastest) <= latency.limit().high:
+            raise  # it is another limit that nothing keeps
+        longer = replace(settings, schedule=_CONFIRM)
+        found = latency.cost.measured(fastest, longer)
+        if len(goals) > 1 or not _keeps(latency, found):
+            raise _infeasible(latency, {fastest: found}, longer) from error
+        wider = latency.high * latency.cost(fastest) / latency.limit().high * _ROUNDING
+        wide = [tuple(replace(b, high=wider) if b is latency else b for b in goal)]
+        return search(wide), wide
+
+
 def confirmed(
-    result: SearchResult, goal: Goal, settings: Settings, search: SearchAgain
+    result: SearchResult,
+    goal: Goal,
+    settings: Settings,
+    search: SearchAgain,
+    within: Goal | None = None,
 ) -> Confirmed:
     """The best candidate; under a latency budget, the best that a longer measurement confirms.
 
@@ -102,6 +139,7 @@ def confirmed(
         goal: what was promised.
         settings: how this run measures; the schedule is our own.
         search: searches once more, within other budgets.
+        within: what the search was given, where that was not the goal itself.
 
     Raises:
         InfeasibleError: none was confirmed; the message names the fastest network and its time.
@@ -111,7 +149,7 @@ def confirmed(
         return Confirmed(result, result.best)
     longer = replace(settings, schedule=_CONFIRM)
     measured: dict[Architecture, Latency] = {}
-    results, tight = [result], goal
+    results, tight = [result], within or goal
     while True:
         for candidate in _ranked(results, tight, measured)[:_CONFIRMED]:
             found = latency.cost.measured(candidate.architecture, longer)
@@ -171,14 +209,14 @@ def _infeasible(
 ) -> InfeasibleError:
     """Names the fastest network: of all that can be reached, where latency is predicted."""
     cost = latency.cost
-    if isinstance(cost, PredictedLatency):
-        fastest = cost.fastest()
-        measured = measured | {fastest: cost.measured(fastest, settings)}
-    best = min(measured.values(), key=lambda found: found.median_ms)
+    if isinstance(cost, PredictedLatency) and cost.fastest() not in measured:
+        measured = measured | {cost.fastest(): cost.measured(cost.fastest(), settings)}
+    fastest, best = min(measured.items(), key=lambda found: found[1].median_ms)
     return InfeasibleError(
         f"the budget {latency.budget} allows {format_cost('latency', latency.high)} with the "
-        f"upper end of the 95 % interval, but of the {len(measured)} best networks the fastest "
-        f"took {format_cost('latency', best.median_ms)} (95 % interval {best.low_ms:.3g} to "
-        f"{best.high_ms:.3g} ms) when measured again; the machine may be busy: run the same "
-        "command again, or widen the budget"
+        f"upper end of the 95 % interval, but of the {len(measured)} networks measured the "
+        f"fastest, with the options {', '.join(map(str, fastest))}, takes "
+        f"{format_cost('latency', best.median_ms)} (95 % interval {best.low_ms:.3g} to "
+        f"{best.high_ms:.3g} ms); allow that much, let more layers shrink, or, if the machine was "
+        "busy, run the same command again"
     )

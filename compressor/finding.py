@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from compressor.confirming import Goal, confirmed, predicted_latency
+from compressor.confirming import Goal, confirmed, predicted_latency, searched
 from compressor.cost import CostModel, Limit, is_exact
 from compressor.delivery import ONNX, Found, measure_settings
 from compressor.export import export_base, export_onnx
@@ -86,7 +86,9 @@ def find(
     with watch.stage("sensitivity"):
         guide = scorer.guide(progress)
     with watch.stage("search"):
-        results = _search(request, reading, goals, scorer, journal, guide, progress)
+
+        def every(goals: Sequence[Goal]) -> tuple[SearchResult, ...]:
+            return _search(request, reading, goals, scorer, journal, guide, progress)
 
         def again(goal: Goal) -> SearchResult:
             shorter = max(_FEWEST, request.options.evaluations // _SHORTER)
@@ -95,7 +97,11 @@ def find(
             return _search(asked, reading, [goal], scorer, journal, guide, progress)[0]
 
         settings = measure_settings(request, _CANDIDATE)
-        taken = [confirmed(r, g, settings, again) for r, g in zip(results, goals, strict=True)]
+        results, given = searched(goals, settings, every)
+        taken = [
+            confirmed(result, goal, settings, again, within)
+            for result, goal, within in zip(results, goals, given, strict=True)
+        ]
     found: list[Found] = []
     for (result, candidate), goal in reversed(
         [((t.search, t.candidate), g) for t, g in zip(taken, goals, strict=True)]

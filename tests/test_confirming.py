@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from compressor.budget import parse_budgets
-from compressor.confirming import confirmed, predicted_latency
+from compressor.confirming import confirmed, predicted_latency, searched
 from compressor.errors import InfeasibleError, RunError
 from compressor.journal import Journal
 from compressor.latency import LatencyCost
@@ -66,7 +66,8 @@ def search(goal: Sequence[ResolvedBudget]) -> SearchResult:
 
 def taken(whole: Whole, budget: str) -> Latency:
     goal = goal_of(whole, budget)
-    found = confirmed(search(goal), goal, Settings(), search)
+    (result,), (given,) = searched([goal], Settings(), lambda goals: tuple(map(search, goals)))
+    found = confirmed(result, goal, Settings(), search, given)
     return whole.measured(found.candidate.architecture, Settings())
 
 
@@ -103,10 +104,30 @@ def test_what_was_measured_corrects_the_predictions():
 
 def test_what_nothing_keeps_names_the_fastest_network_and_its_time():
     whole = Whole(factor=3.0)
-    with pytest.raises(InfeasibleError, match=r"fastest took 2\.4 ms") as caught:
+    with pytest.raises(InfeasibleError, match=r"fastest, with the options 0, 0, 0, takes 2\.4 ms"):
         taken(whole, "latency=20%")
-    assert "allows 1.6 ms" in str(caught.value)
     assert (0, 0, 0) in whole.asked
+
+
+def test_what_the_predictions_call_out_of_reach_names_the_fastest_as_measured():
+    with pytest.raises(InfeasibleError, match=r"allows 0\.72 ms .* takes 0\.8 ms"):
+        taken(Whole(), "latency=9%")
+
+
+def test_the_margin_alone_puts_nothing_out_of_reach():
+    whole = Whole()
+    found = taken(whole, "latency=10.05%")  # the fastest takes 10 %, with the margin 10.3 %
+    assert found.median_ms == pytest.approx(0.1 * MS)
+
+
+def test_another_limit_that_nothing_keeps_is_what_is_told():
+    goal = goal_of(Whole(), "latency=60%")
+    with pytest.raises(InfeasibleError, match="something else"):
+        searched([goal], Settings(), failing)
+
+
+def failing(goals: object) -> tuple[SearchResult, ...]:
+    raise InfeasibleError("something else")
 
 
 def test_other_budgets_are_not_measured():
