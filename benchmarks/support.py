@@ -12,6 +12,10 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from tests.vision import torchvision
 
@@ -55,6 +59,17 @@ def mean_spread(values: Sequence[float]) -> str:
     """Mean and standard deviation, as text."""
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
     return f"{statistics.mean(values):.2f} ± {spread:.2f}"
+
+
+def spearman(one: ArrayLike, other: ArrayLike) -> float:
+    """Rank correlation of two lists; equal values share their mean rank."""
+    return float(np.corrcoef(_ranks(np.asarray(one)), _ranks(np.asarray(other)))[0, 1])
+
+
+def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return ranks
 
 
 def _processor() -> str:

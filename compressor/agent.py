@@ -62,9 +62,9 @@ def check_provider(provider: str) -> None:
 
 
 def create_session(
-    model: str | bytes, *, threads: int, provider: str, optimisation: str, profile: Any = None
+    model: str | bytes, *, threads: int, provider: str, optimisation: str, files: Any = None
 ) -> Any:
-    """Loads a model from a path or memory; runs are noted in a file of the prefix `profile`."""
+    """Loads a model from a path or memory; `files` are further options of the session."""
     check_provider(provider)
     name = "a model in memory" if isinstance(model, bytes) else model
     options = ort.SessionOptions()
@@ -73,8 +73,8 @@ def create_session(
     options.log_severity_level = _FATAL
     level = "DISABLE_ALL" if optimisation == "disabled" else f"ENABLE_{optimisation.upper()}"
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, f"ORT_{level}")
-    if profile is not None:
-        options.enable_profiling, options.profile_file_prefix = True, profile
+    for option, value in (files or {}).items():
+        setattr(options, option, value)
     # Sessions take turns: the idle one's threads must not keep a core busy meanwhile.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:

@@ -10,10 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from compressor.budget import format_cost
-from compressor.cost import CostModel, Limit
+from compressor.confirming import Goal, confirmed, predicted_latency, searched
+from compressor.cost import CostModel, Limit, is_exact
 from compressor.delivery import ONNX, Found, measure_settings
-from compressor.errors import InfeasibleError
 from compressor.export import export_base, export_onnx
 from compressor.finetune import best_score
 from compressor.frontier import layer_nas_frontier
@@ -22,7 +21,8 @@ from compressor.latency import LatencyCost, measurer_on
 from compressor.ledger import Known
 from compressor.library import LayerLibrary, make_library
 from compressor.limits import ResolvedBudget, resolve_budgets
-from compressor.outcome import Candidate, Outcome, SearchResult
+from compressor.local_device import LOCAL
+from compressor.outcome import Outcome, SearchResult
 from compressor.progress import Event, Progress
 from compressor.quantise import quantise_for_timing
 from compressor.reading import Reading
@@ -35,8 +35,7 @@ from compressor.space import Architecture
 from compressor.timing import Schedule
 
 _CANDIDATE = Schedule(warmup=20, repeats=5, rounds=8, seconds=1.0)
-_CONFIRM = Schedule(rounds=20, seconds=4.0)
-_CONFIRMED = 8  # best candidates that are measured once more under a latency budget
+_SHORTER, _FEWEST = 4, 10  # a search with a tighter limit: one in so many evaluations, at least
 
 
 def find(
@@ -74,23 +73,41 @@ def find(
 
     def eligible(architecture: Architecture) -> bool:
         """Whether the exact costs keep their limits, and all costs the tightest of a frontier."""
-        tightest = [b for b in goals[-1] if b.cost.monotone or len(goals) > 1]
+        tightest = [b for b in goals[-1] if is_exact(b.limit()) or len(goals) > 1]
         return all(b.holds(b.cost(architecture)) for b in tightest)
 
     scorer = Scorer(
         library, request.example, request.calibration, request.score, recipes,
         training=request.training, eligible=eligible,
     )  # fmt: skip
-    costs = _costs(request, reading, journal, scorer)
-    goals = [resolve_budgets(goal, costs, reading.space.original) for goal in request.goals]
+    costs, whole = _costs(request, reading, journal, scorer, watch, progress)
+    # Shares are of what the original was measured to take, not of what is predicted for it.
+    resolved = [resolve_budgets(goal, whole, reading.space.original) for goal in request.goals]
+    goals = [tuple(replace(b, cost=costs[b.budget.unit]) for b in goal) for goal in resolved]
     goals.sort(key=lambda goal: -goal[0].high)
     with watch.stage("sensitivity"):
         guide = scorer.guide(progress)
     with watch.stage("search"):
-        results = _search(request, reading, goals, scorer, journal, guide, progress)
-        candidates = [_confirmed(request, r, g) for r, g in zip(results, goals, strict=True)]
+
+        def every(goals: Sequence[Goal]) -> tuple[SearchResult, ...]:
+            return _search(request, reading, goals, scorer, journal, guide, progress)
+
+        def again(goal: Goal) -> SearchResult:
+            shorter = max(_FEWEST, request.options.evaluations // _SHORTER)
+            options = replace(request.options, evaluations=shorter)
+            asked = replace(request, options=options, frontier=())
+            return _search(asked, reading, [goal], scorer, journal, guide, progress)[0]
+
+        settings = measure_settings(request, _CANDIDATE)
+        results, given = searched(goals, settings, every)
+        taken = [
+            confirmed(result, goal, settings, again, within)
+            for result, goal, within in zip(results, goals, given, strict=True)
+        ]
     found: list[Found] = []
-    for result, goal, candidate in reversed(list(zip(results, goals, candidates, strict=True))):
+    for (result, candidate), goal in reversed(
+        [((t.search, t.candidate), g) for t, g in zip(taken, goals, strict=True)]
+    ):
         if found and candidate.architecture == found[-1].candidate.architecture:
             found.append(replace(found[-1], search=result, budgets=goal))
             continue
@@ -132,18 +149,25 @@ def _library(
 
 
 def _costs(
-    request: Request, reading: Reading, journal: Journal, scorer: Scorer
-) -> dict[str, CostModel]:
-    """Every cost that a budget names."""
+    request: Request,
+    reading: Reading,
+    journal: Journal,
+    scorer: Scorer,
+    watch: Stopwatch,
+    progress: Progress,
+) -> tuple[dict[str, CostModel], dict[str, CostModel]]:
+    """Every cost that a budget names: as the search asks for it, and exact or measured."""
     costs: dict[str, CostModel] = {"madds": reading.madds, "params": reading.params}
+    whole = dict(costs)
     if "latency" in request.units:
         graph = export_base(request.model, request.example)
+        settings = measure_settings(request, _CANDIDATE)
 
         def cost(unit: str, **how: Any) -> LatencyCost:
             return LatencyCost(
                 graph,
                 reading.space,
-                measure_settings(request, _CANDIDATE),
+                settings,
                 recall=lambda a: journal.cost(unit, a),
                 remember=lambda a, value: journal.record_cost(unit, a, value),
                 fallback=lambda a: _exported(request, scorer.build(a)),
@@ -151,12 +175,30 @@ def _costs(
                 **how,
             )
 
-        costs["latency"] = (
+        measured = (
             cost("latency", prepare=quantise_for_timing, whole=cost("latency in single precision"))
             if request.options.int8
             else cost("latency")
         )
-    return {unit: costs[unit] for unit in request.units}
+        whole["latency"] = measured
+        why = _unpredictable(request.options)
+        if why:
+            costs["latency"] = measured
+            progress(Event("latency table", 1, 1, f"each candidate is measured: {why}"))
+            return {unit: costs[unit] for unit in request.units}, whole
+        with watch.stage("latency table"):
+            costs["latency"] = predicted_latency(
+                graph, reading.space, measured, settings, journal, progress
+            )
+    return {unit: costs[unit] for unit in request.units}, whole
+
+
+def _unpredictable(options: Options) -> str:
+    """Why latency cannot be predicted from operators; empty where it can."""
+    if options.int8:
+        return "operators of 8 bits are not in the table"
+    # Which operators are fused, and how they are laid out, differs from processor to processor.
+    return "" if options.device.name == LOCAL else "the table is of this machine's operators"
 
 
 def _exported(request: Request, model: nn.Module) -> bytes:
@@ -247,31 +289,3 @@ class _Watcher:
         best = f"best score in budget {' / '.join(texts)}" if known else ""
         note = ", ".join(part for part in (best, more) if part)
         self._progress(Event("search", min(self._done, self._total), self._total, note))
-
-
-def _confirmed(
-    request: Request, result: SearchResult, budgets: Sequence[ResolvedBudget]
-) -> Candidate:
-    """The best candidate; under a latency budget, the best that a longer measurement confirms.
-
-    Raises:
-        InfeasibleError: none of the best was confirmed.
-    """
-    latency = next((b for b in budgets if b.budget.unit == "latency"), None)
-    if latency is None or not isinstance(latency.cost, LatencyCost):
-        return result.best
-    inside = [
-        c for c in result.scored if all(b.limit().holds(c.costs[b.budget.unit]) for b in budgets)
-    ]
-    ranked = [result.best, *sorted(inside, key=lambda c: -c.score)]
-    tried: list[float] = []
-    for candidate in list(dict.fromkeys(c.architecture for c in ranked))[:_CONFIRMED]:
-        measured = latency.cost.again(candidate, measure_settings(request, _CONFIRM))
-        if latency.holds(measured):
-            return next(c for c in ranked if c.architecture == candidate)
-        tried.append(measured)
-    raise InfeasibleError(
-        f"the budget {latency.budget} allows {format_cost('latency', latency.high)}, but of the "
-        f"{len(tried)} best networks the fastest took {format_cost('latency', min(tried))} when "
-        "measured again; the machine may be busy: run the same command again, or widen the budget"
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
@@ -27,6 +28,9 @@ class LatencyCost:
     A candidate is timed in turns with the original, and costs its share of the original's time
     times one reference figure for the original. So all costs of a search are comparable, even
     where the machine became slower or faster in between.
+
+    Attributes:
+        measurer: what times models.
     """
 
     unit = "latency"
@@ -65,7 +69,7 @@ class LatencyCost:
         self._recall, self._remember = recall, remember
         self._fallback = fallback
         self._prepare, self._whole = prepare, whole
-        self._measure = measurer or measurer_on(LocalDevice(), batch=batch)
+        self.measurer = measurer or measurer_on(LocalDevice(), batch=batch)
         self._known: dict[Architecture, float] = {}
         self._base = graph.slice(space, space.original)
 
@@ -97,22 +101,37 @@ class LatencyCost:
         """Milliseconds of the original as it came: what shares are of."""
         return (self._whole or self)(self._space.original)
 
+    def measured(self, architecture: Architecture, settings: Settings) -> Latency:
+        """What `again` measures, with its interval.
+
+        All milliseconds are shares of the original's reference figure, as costs are.
+        """
+        found = self._timed(architecture, settings)
+        ms = self.reference()
+        return replace(
+            found, median_ms=found.ratio * ms, low_ms=found.ratio_low * ms,
+            high_ms=found.ratio_high * ms,
+        )  # fmt: skip
+
     def _measured(self, architecture: Architecture, settings: Settings) -> float:
         if architecture == self._space.original and self._prepare is None:
-            return self._measure({"original": self._base}, settings)["original"].median_ms
+            return self.measurer({"original": self._base}, settings)["original"].median_ms
+        return self._timed(architecture, settings).ratio * self.reference()
+
+    def _timed(self, architecture: Architecture, settings: Settings) -> Latency:
+        """The network in turns with the original."""
         try:
-            ratio = self._ratio(self._graph.slice(self._space, architecture), settings)
+            return self._beside(self._graph.slice(self._space, architecture), settings)
         except (ExportError, MeasureError):
             if self._fallback is None:
                 raise
-            ratio = self._ratio(self._fallback(architecture), settings)
-        return ratio * self.reference()
+            return self._beside(self._fallback(architecture), settings)
 
-    def _ratio(self, candidate: bytes, settings: Settings) -> float:
+    def _beside(self, candidate: bytes, settings: Settings) -> Latency:
         if self._prepare is not None:
             candidate = self._prepare(candidate)
         models = {"original": self._base, "candidate": candidate}
-        return self._measure(models, settings)["candidate"].ratio
+        return self.measurer(models, settings)["candidate"]
 
 
 def measurer_on(device: Device, *, batch: int = 1) -> Measurer:

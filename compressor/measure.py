@@ -87,23 +87,33 @@ class Session(Protocol):
 
 
 def create_session(
-    model: Path | bytes, settings: Settings, *, profile: Path | None = None
+    model: Path | bytes,
+    settings: Settings,
+    *,
+    profile: Path | None = None,
+    written: Path | None = None,
 ) -> Session:
     """Loads a model on this machine; of the settings, the affinity is not used.
 
-    Where `profile` is given, every run is noted in a file of this prefix.
+    Where `profile` is given, every run is noted in a file of this prefix; where `written` is, the
+    graph that will be run is written there.
 
     Raises:
         MeasureError: the file is missing or is not a model that ONNX Runtime can load.
         UsageError: the provider is not part of this installation of ONNX Runtime.
     """
+    files: dict[str, object] = {}
+    if profile is not None:
+        files |= {"enable_profiling": True, "profile_file_prefix": str(profile)}
+    if written is not None:
+        files |= {"optimized_model_filepath": str(written)}
     with _reported():
         session = agent.create_session(
             model if isinstance(model, bytes) else str(model),
             threads=settings.threads,
             provider=settings.provider,
             optimisation=settings.optimisation,
-            profile=None if profile is None else str(profile),
+            files=files,
         )
     return cast(Session, session)
 

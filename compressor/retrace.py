@@ -29,6 +29,7 @@ from compressor.search_notes import (
 )
 from compressor.space import Architecture
 from compressor.steps import Probe
+from compressor.sum_table import SumCost
 from compressor.trace import Trace, TracedLimit
 from compressor.trend import Hints
 
@@ -114,7 +115,11 @@ def _budgets(problem: Problem, recall: Recall) -> list[list[Limit]]:
 
 
 def _cost(stored: StoredLimit, recall: Recall) -> CostModel:
-    return _Recorded(stored.unit, recall) if stored.table is None else SizeTable(stored.table)
+    if stored.table is not None:
+        return SizeTable(stored.table)
+    if stored.sums is not None:
+        return SumCost(stored.sums)
+    return _Recorded(stored.unit, recall)
 
 
 def _replay(

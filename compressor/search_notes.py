@@ -17,6 +17,7 @@ from compressor.journal import Journal
 from compressor.plain import decode, encode
 from compressor.settings import SearchSettings
 from compressor.space import Architecture, SearchSpace
+from compressor.sum_table import Predicted, SumData
 from compressor.trend import Hints
 from compressor.versions import version_of
 
@@ -35,12 +36,16 @@ class NamedLayer:
 
 @dataclass(frozen=True)
 class StoredLimit:
-    """A limit in the unit's base; without a table the cost was measured, network by network."""
+    """A limit in the unit's base.
+
+    Without a table the cost was measured, network by network, or predicted as a sum.
+    """
 
     unit: str
     high: float
     table: TableData | None = None
     low: float | None = None
+    sums: SumData | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ def state_problem(
     hints: Hints | None,
     probed: bool = False,
 ) -> Problem:
-    """The problem as plain values; costs other than a `SizeTable` count as measured.
+    """The problem as plain values; costs without a table or sums count as measured.
 
     Several budgets differ in the most of their first cost alone.
     """
@@ -211,6 +216,11 @@ def _check(start: Start) -> None:
     if not problem.layers or not problem.limits:
         raise _broken("a search has no layers or no limits")
     for limit in problem.limits:
+        if limit.sums is not None and (limit.sums.sizes, limit.sums.unit) != (
+            problem.sizes,
+            limit.unit,
+        ):
+            raise _broken(f"the sums of {limit.unit} are of another search")
         if limit.table is None:
             continue
         if tuple(map(len, limit.table.cuts)) != problem.sizes:
@@ -222,7 +232,8 @@ def _check(start: Start) -> None:
 def _stored(limit: Limit) -> StoredLimit:
     table = limit.cost.data if isinstance(limit.cost, SizeTable) else None
     low = None if limit.low is None else float(limit.low)
-    return StoredLimit(limit.cost.unit, float(limit.high), table, low)
+    sums = limit.cost.cost.data if isinstance(limit.cost, Predicted) else None
+    return StoredLimit(limit.cost.unit, float(limit.high), table, low, sums)
 
 
 def _broken(finding: str) -> RunError:

@@ -29,6 +29,8 @@ ONLY = {
     "torch_pruning": {"adapters.dependency_groups"},
     "onnx": {
         "compressor.export",
+        "compressor.latency_parts",
+        "compressor.operators",
         "compressor.origins",
         "compressor.quantise",
         "compressor.slicing",
@@ -48,7 +50,9 @@ SEARCH = (
     "memory", "rounding", "supply", "guided", "search", "search_notes", "moves", "rows", "trace",
     "recorder", "retrace", "baselines", "limits", "result", "report", "charts", "plain",
     "timing", "agent", "job", "measure", "latency", "slicing", "files", "profile", "origins",
-    "profiling", "profile_chart", "quantise", "quiet",
+    "profiling", "profile_chart", "quantise", "quiet", "fused", "operators", "splitting",
+    "latency_cache", "latency_parts", "latency_fit", "latency_table", "sum_table", "predicted",
+    "confirming",
 )  # fmt: skip
 
 

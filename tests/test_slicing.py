@@ -320,3 +320,12 @@ def test_latency_is_measured_on_real_sessions(cases):
     case = cases(Separable)
     quick = Settings(schedule=replace(Schedule(), warmup=1, repeats=1, rounds=6, seconds=1e-6))
     assert LatencyCost(case.graph, case.space, quick, batch=2)((0, 0)) > 0
+
+
+def test_a_measurement_with_its_interval_is_in_the_same_milliseconds(cases):
+    case, measurer = cases(Separable), FakeMeasurer()
+    cost = cost_of(case, measurer)
+    ms = cost((2, 1))
+    found = cost.measured((0, 0), Settings())
+    assert found.median_ms == found.low_ms == found.high_ms == pytest.approx(found.ratio * ms)
+    assert found.median_ms == pytest.approx(cost.again((0, 0), Settings()))
