@@ -7,6 +7,7 @@ no torch.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,14 +84,15 @@ def operators(fused: Fused) -> list[Operator]:
     constants = {t.name: t for t in model.graph.initializer}
     opsets = {o.domain: o.version for o in model.opset_import}
     graph_inputs = {i.name for i in model.graph.input}
-    names = [node.name for node in model.graph.node]
-    if len(set(names)) != len(names) or not set(names) <= set(fused.given):
+    given = _given_by_name(model.graph.node, fused.given)
+    names = [_called(node) for node in model.graph.node]
+    if len(set(names)) != len(names) or not set(names) <= set(given):
         raise ExportError(
             "operators are known by their names, but ONNX Runtime ran "
-            f"{len(names)} with {len(set(names) & set(fused.given))} names"
+            f"{len(names)} with {len(set(names) & set(given))} names"
         )
     return [
-        _operator(node, fused.given[node.name], constants, graph_inputs, opsets)
+        _operator(node, given[_called(node)], constants, graph_inputs, opsets)
         for node in model.graph.node
     ]
 
@@ -177,10 +179,28 @@ def _completed(
     return found + left
 
 
+def _called(node: NodeProto) -> str:
+    """Operators that the runtime takes apart leave some without a name."""
+    return node.name or node.op_type
+
+
+def _given_by_name(
+    nodes: Sequence[NodeProto], given: Mapping[str, tuple[Given, ...]]
+) -> dict[str, tuple[Given, ...]]:
+    """What each was given; the profiler calls one without a name by its kind and a number."""
+    found = dict(given)
+    named = {node.name for node in nodes}
+    for kind in {node.op_type for node in nodes if not node.name}:
+        own = [n for n in given if n not in named and re.fullmatch(rf"{kind}_\d+", n)]
+        if len(own) == 1:
+            found[kind] = given[own[0]]
+    return found
+
+
 def _key(node: NodeProto) -> str:
     """Numbers in the names of reordering operators differ from slice to slice."""
     if node.op_type not in _LAYOUT:
-        return node.name
+        return _called(node)
     return f"{node.op_type} {(node.input if node.op_type == 'ReorderInput' else node.output)[0]}"
 
 

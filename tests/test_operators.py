@@ -117,6 +117,12 @@ def written(nodes: Sequence[onnx.NodeProto], given: dict[str, tuple[Given, ...]]
     return operators(Fused(helper.make_model(graph).SerializeToString(), given))
 
 
+def test_operators_without_a_name_are_known_by_their_kind():
+    nodes = [node("HardSwish", "x", "a"), node("Sigmoid", "a", "y")]
+    ran = found(model(nodes, [1, 4], {}))
+    assert [o.key for o in ran] == ["HardSigmoid", "Mul", "node_y"]
+
+
 def test_operators_that_cannot_be_told_apart_or_timed_are_refused():
     twice = [helper.make_node("Relu", ["a"], ["b"], name="same")] * 2
     with pytest.raises(ExportError, match="2 with 1 names"):
