@@ -82,6 +82,7 @@ class BudgetRow:
         limit: the most that was allowed.
         reached: the cost of the compressed network.
         low: the least that was allowed; None where there was none.
+        upper: upper end of the 95 % interval of `reached`; None where that is exact.
     """
 
     unit: str
@@ -89,11 +90,13 @@ class BudgetRow:
     limit: float
     reached: float
     low: float | None = None
+    upper: float | None = None
 
     @property
     def met(self) -> bool:
-        """Whether the network is within the limit."""
-        return self.reached <= self.limit and (self.low is None or self.reached >= self.low)
+        """Whether the network is within the limit, with the upper end where it was measured."""
+        most = self.reached if self.upper is None else self.upper
+        return most <= self.limit and (self.low is None or self.reached >= self.low)
 
     @property
     def allowed(self) -> str:

@@ -168,6 +168,8 @@ def test_layer_rows_stand_beside_the_original() -> None:
 def test_a_budget_knows_whether_it_is_met() -> None:
     assert BudgetRow("params", "params=2M", 2e6, 2e6).met
     assert not BudgetRow("params", "params=2M", 2e6, 2e6 + 1).met
+    assert BudgetRow("latency", "latency=2ms", 2.0, 1.9, upper=2.0).met
+    assert not BudgetRow("latency", "latency=2ms", 2.0, 1.9, upper=2.1).met
 
 
 @given(
