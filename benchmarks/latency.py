@@ -4,7 +4,8 @@
 
 Parts: `prediction` (40 networks of each sample that the table was not fitted to, timed end to end
 in turns with the original), `slicing` (a candidate's ONNX by slicing and by torch.onnx.export),
-`fbnet` (27 devices from 100 measured networks each), `staircase` (one convolution by its width).
+`fbnet` (27 devices from 100 measured networks each), `staircase` (one convolution by its width),
+`promise` (20 budgets from 30 to 80 %: are they kept when the files are measured again?).
 Times are taken by the wall clock; on a busy machine `--clock cpu` shows the processor time of the
 one thread instead, which other programs do not add to.
 """
@@ -26,6 +27,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.fbnet_latency import fbnet
 from benchmarks.latency_figure import draw
+from benchmarks.latency_promise import promises
 from benchmarks.support import SAMPLES, environment, sample, spearman
 from compressor.export import export_base
 from compressor.fused import fuse
@@ -41,7 +43,7 @@ from compressor.structure import materialise
 from compressor.timing import Latency, Schedule
 
 NETWORKS = ("imagenet_mobilenet_v2", "cifar10_resnet56")
-PARTS = ("prediction", "slicing", "fbnet", "staircase")
+PARTS = ("prediction", "slicing", "fbnet", "staircase", "promise")
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.thread_time}
 _WHOLE = Schedule(warmup=20, repeats=3, rounds=30, seconds=2.0)
 _TURNS = 4  # networks that take turns with the original
@@ -191,6 +193,8 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--samples", nargs="+", default=NETWORKS)
     parser.add_argument("--count", type=int, default=40, help="networks that are predicted")
+    parser.add_argument("--promised", default="imagenet_mobilenet_v2", help="sample of the budgets")
+    parser.add_argument("--runs", type=int, default=20, help="budgets")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--json", type=Path)
@@ -210,6 +214,8 @@ def main() -> None:
         found["fbnet"] = fbnet(_SHARED / "data" / "fbnet_latency_help.npz")
     if "staircase" in given.parts:
         found["staircase"] = staircase(given.clock)
+    if "promise" in given.parts:
+        found["promise"] = promises(given.promised, given.runs, given.threads)
     print(json.dumps(found, indent=2))
     if given.json:
         given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TypeAlias
 
 from compressor.budget import format_cost
@@ -50,8 +51,11 @@ def predicted_latency(
     settings: Settings,
     journal: Journal,
     progress: Progress,
+    folder: Path | None = None,
 ) -> CostModel:
     """The predicted latency; where the network cannot be split, `whole`, and that is told.
+
+    Parts that the folder holds times of are not measured again; what is new is added to it.
 
     A table that the run's journal holds is taken from there, so that a resumed run predicts the
     same.
@@ -71,7 +75,7 @@ def predicted_latency(
                 "foreign, choose another run directory"
             ) from error
         return PredictedLatency(table, whole, whole(space.original))
-    clockwork = Clockwork(whole.measurer, settings, this_machine(settings))
+    clockwork = Clockwork(whole.measurer, settings, this_machine(settings), folder)
     try:
         table = build_table(
             graph, space, clockwork, partial(fuse, settings=settings), progress=progress

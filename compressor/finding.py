@@ -188,8 +188,9 @@ def _costs(
             return {unit: costs[unit] for unit in request.units}, whole
         with watch.stage("latency table"):
             costs["latency"] = predicted_latency(
-                graph, reading.space, measured, settings, journal, progress
-            )
+                graph, reading.space, measured, settings, journal, progress,
+                request.options.latency_folder,
+            )  # fmt: skip
     return {unit: costs[unit] for unit in request.units}, whole
 
 

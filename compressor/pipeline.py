@@ -79,6 +79,7 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
     command: str = "",
     origin: Mapping[str, str | None] | None = None,
     device: str | Device = LOCAL,
+    latency_folder: Path | str | None = None,
     progress: Progress = silent,
 ) -> Result:
     """Compresses a network to a budget and writes a verified ONNX file.
@@ -119,6 +120,8 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
         origin: where the network came from, for the report.
         device: where every latency is measured, as `compressor.devices.parse_device` reads it:
             "local", "ssh://user@host:port" or "cmd:program … {model} …"; see `docs/latency.md`.
+        latency_folder: where the times of single operators are kept, one file for each device,
+            so that the next run on it measures only what is new; made where it is missing.
         progress: told after each step.
 
     Raises:
@@ -132,7 +135,7 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
         evaluations, finetune, score_epochs, seed, adapter, threads, provider, refit,
         ranking, command,
         dict(origin or {}), parse_device(device) if isinstance(device, str) else device,
-        int8,
+        int8, None if latency_folder is None else Path(latency_folder),
     )  # fmt: skip
     request = make_request(
         model, example_input, (budget, frontier), calibration, validation, training, score, options

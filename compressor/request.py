@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -39,6 +40,7 @@ class Options:
         command: shell line that repeats the run, for the report; empty from Python.
         origin: where the network came from, for the report and `compressor export`.
         device: where every latency is measured.
+        latency_folder: where the times of single operators are kept for other runs, or None.
         int8: whether the network is also delivered quantised; budgets of latency are then its.
     """
 
@@ -55,6 +57,7 @@ class Options:
     origin: Mapping[str, str | None] = field(default_factory=dict)
     device: Device = field(default_factory=LocalDevice)
     int8: bool = False
+    latency_folder: Path | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("evaluations", 1), ("finetune", 0), ("score_epochs", 0)):

@@ -302,6 +302,30 @@ def test_a_budget_of_latency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bu
     assert len(trace.scored) == result.summary.evaluations
 
 
+def test_times_of_operators_are_kept_for_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second run, of another seed, times whole candidates to confirm them and nothing else."""
+    asked: list[int] = []
+
+    def counted(models: Mapping[str, Any], *_: Any, **__: Any) -> dict[str, Latency]:
+        asked.append(len(models))
+        return by_weights(models)
+
+    monkeypatch.setattr(latency, "measure", counted)
+    monkeypatch.setattr(delivery, "measure", by_weights)
+    times = []
+    for seed in (0, 1):
+        asked.clear()
+        compress(
+            tmp_path / f"run{seed}", budget="latency=60%", evaluations=3, seed=seed,
+            latency_folder=tmp_path / "times",
+        )  # fmt: skip
+        times.append(sum(asked))
+    assert len(list((tmp_path / "times").iterdir())) == 1
+    assert times[1] <= 6 < times[0]
+
+
 @pytest.mark.usefixtures("stub")
 def test_a_latency_that_the_final_measurement_does_not_confirm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
