@@ -14,14 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from compressor import agent
 from compressor.errors import RunError
 from compressor.files import write_json
 from compressor.measure import Settings
 from compressor.plain import decode, encode
-from compressor.versions import version_of
 
 _FORMAT = 1
-_CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,9 @@ class Measured:
 
 def this_machine(settings: Settings) -> Machine:
     """The machine that this program runs on, with these settings."""
-    runtime = f"onnxruntime {version_of('onnxruntime')}"
-    return Machine(_processor(), runtime, settings.provider, settings.threads)
+    here = agent.facts()
+    processor = f"{here['processor']} {platform.machine()}"
+    return Machine(processor, f"onnxruntime {here['runtime']}", settings.provider, settings.threads)
 
 
 def read_measured(folder: Path, machine: Machine) -> Measured | None:
@@ -128,12 +128,3 @@ def _check(found: Measured, machine: Machine) -> None:
     wrong = [t for t in times if not (math.isfinite(t) and t > 0)]
     if wrong:
         raise ValueError(f"it holds the time {wrong[0]}")
-
-
-def _processor() -> str:
-    try:
-        lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []  # not Linux
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{next(names, platform.processor())} {platform.machine()}"
