@@ -15,12 +15,19 @@ from types import ModuleType
 import compressor
 from benchmarks.support import environment, mean_spread, sample
 from compressor.budget import format_cost
+from compressor.finetune import KEEP
 from compressor.judge import top1
 from compressor.progress import Event
 
 
 def run(
-    module: ModuleType, budget: str, evaluations: int, finetune: int, seed: int, score: str
+    module: ModuleType,
+    budget: str,
+    evaluations: int,
+    finetune: int,
+    seed: int,
+    score: str,
+    keep: str = "best",
 ) -> dict[str, object]:
     """One compression; scores are top-1 in per cent on the sample's `test_data()`."""
     training = module.training_data() if finetune and hasattr(module, "training_data") else None
@@ -35,6 +42,7 @@ def run(
             out=Path(folder) / "run",
             evaluations=evaluations,
             finetune=finetune,
+            keep=keep,
             seed=seed,
             score=score,
             progress=_line,
@@ -71,13 +79,22 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=100)
     parser.add_argument("--finetune", type=int, default=0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--keep", choices=KEEP, default="best", help="epoch of fine-tuning")
     parser.add_argument("--score", default="agreement", help="what decides the search")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     module = sample(options.sample)
     original = 100 * top1(module.build_model(), module.test_data())
     runs = [
-        run(module, options.budget, options.evaluations, options.finetune, seed, options.score)
+        run(
+            module,
+            options.budget,
+            options.evaluations,
+            options.finetune,
+            seed,
+            options.score,
+            options.keep,
+        )
         for seed in options.seeds
     ]
     report = {

@@ -20,6 +20,7 @@ from compressor import pipeline
 from compressor.budget import parse_goals
 from compressor.devices import parse_device
 from compressor.errors import UsageError
+from compressor.finetune import KEEP
 from compressor.judge import SCORES
 from compressor.overview import FILE_NAME as OVERVIEW
 from compressor.overview import Overview
@@ -59,6 +60,13 @@ _COUNT = click.IntRange(min=0)
 )
 @click.option(
     "--finetune", type=_COUNT, default=0, show_default=True, help="Epochs for the found network."
+)
+@click.option(
+    "--keep",
+    type=click.Choice(KEEP),
+    default="best",
+    show_default=True,
+    help="Epoch that is kept; last where the validation data is what the original learnt from.",
 )
 @click.option(
     "--score",

@@ -305,6 +305,7 @@ def _settings(request: Request) -> dict[str, str | int | float | bool | None]:
         "finetune": options.finetune,
         "score": request.score_name,
         "score_epochs": options.score_epochs,
+        "keep": options.keep,
         "seed": options.seed,
         "adapter": options.adapter,
         "threads": options.threads,

@@ -14,7 +14,7 @@ from compressor.confirming import Goal, confirmed, predicted_latency, searched
 from compressor.cost import CostModel, Limit, is_exact
 from compressor.delivery import ONNX, Found, measure_settings
 from compressor.export import export_base, export_onnx
-from compressor.finetune import best_score
+from compressor.finetune import kept_score
 from compressor.frontier import layer_nas_frontier
 from compressor.journal import Journal
 from compressor.latency import LatencyCost, measurer_on
@@ -69,7 +69,7 @@ def find(
     library = _library(request, reading, watch, progress)
     # The library ranks the channels anew: the same costs, another choice of what to keep.
     reading = replace(reading, space=library.space)
-    recipes = Recipes(options.refit, options.score_epochs, options.seed)
+    recipes = Recipes(options.refit, options.score_epochs, options.seed, options.keep)
 
     def eligible(architecture: Architecture) -> bool:
         """Whether the exact costs keep their limits, and all costs the tightest of a frontier."""
@@ -133,7 +133,7 @@ def _finished(
     if epochs:
         with watch.stage("fine-tune"):
             model, scores = scorer.tuned(model, epochs, progress)
-        score = best_score(scores)
+        score = kept_score(scores, options.keep)
     return model, score
 
 

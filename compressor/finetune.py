@@ -31,6 +31,9 @@ class Recipe:
         temperature: softens both distributions (Hinton et al., arXiv 1503.02531, section 2).
         teacher_share: weight of the teacher's answer against the targets, where there are any.
         seed: of dropout and whatever else draws numbers in training mode.
+        keep: "best" keeps the epoch that scores best, or the network before; "last" the last
+            epoch, for a score on data that the original was trained on: such data makes the
+            network look better before fine-tuning than it is.
     """
 
     epochs: int
@@ -38,8 +41,11 @@ class Recipe:
     temperature: float = 2.0
     teacher_share: float = 0.7
     seed: int = 0
+    keep: str = "best"
 
 
+KEEP = ("best", "last")
+"""Which epoch is kept."""
 _WARM_UP = 0.1  # share of all steps
 _LARGEST_GRADIENT = 5.0
 
@@ -52,7 +58,7 @@ def fine_tune(
     recipe: Recipe,
     progress: Progress = silent,
 ) -> tuple[nn.Module, tuple[float, ...]]:
-    """Trains a copy of the network to answer like the teacher; the best epoch is kept.
+    """Trains a copy of the network to answer like the teacher; `recipe.keep` says what is kept.
 
     Args:
         model: the network to start from; not touched.
@@ -64,8 +70,8 @@ def fine_tune(
         progress: told after each epoch.
 
     Returns:
-        The best network, in evaluation mode, and the score before and after each epoch; a score
-        that is not a number is never the best.
+        The network that is kept, in evaluation mode, and the score before and after each epoch;
+        see `kept_score`. What scores no number is never kept, the network before excepted.
 
     Raises:
         CheckError: the loss stopped being a number.
@@ -85,12 +91,19 @@ def fine_tune(
         for epoch in range(recipe.epochs):
             _train_epoch(student, teacher, batches, recipe, optimizer, schedule)
             scores.append(attempt(score, student.eval(), f"the network after epoch {epoch + 1}"))
-            if _better(scores, first_may_tie=epoch == 0):
+            last = recipe.keep == "last" and not math.isnan(scores[-1])
+            if last or _better(scores, first_may_tie=epoch == 0):
                 best = copy.deepcopy(student.state_dict())
             note = f"score {scores[-1]:.4f}, best {best_score(scores):.4f}"
             progress(Event("fine-tune", epoch + 1, recipe.epochs, note))
     student.load_state_dict(best)
     return student.eval().requires_grad_(False), tuple(scores)
+
+
+def kept_score(scores: Sequence[float], keep: str) -> float:
+    """The score of what `fine_tune` returns; NaN where none is a number."""
+    numbers = [score for score in scores if not math.isnan(score)]
+    return numbers[-1] if keep == "last" and numbers else best_score(scores)
 
 
 def best_score(scores: Sequence[float]) -> float:

@@ -80,6 +80,7 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
     origin: Mapping[str, str | None] | None = None,
     device: str | Device = LOCAL,
     latency_folder: Path | str | None = None,
+    keep: str = "best",
     progress: Progress = silent,
 ) -> Result:
     """Compresses a network to a budget and writes a verified ONNX file.
@@ -122,6 +123,8 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
             "local", "ssh://user@host:port" or "cmd:program … {model} …"; see `docs/latency.md`.
         latency_folder: where the times of single operators are kept, one file for each device,
             so that the next run on it measures only what is new; made where it is missing.
+        keep: which epoch of fine-tuning is kept: "best" by the score, the network before included,
+            or "last", where the score's data is what the original was trained on.
         progress: told after each step.
 
     Raises:
@@ -135,7 +138,7 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
         evaluations, finetune, score_epochs, seed, adapter, threads, provider, refit,
         ranking, command,
         dict(origin or {}), parse_device(device) if isinstance(device, str) else device,
-        int8, None if latency_folder is None else Path(latency_folder),
+        int8, None if latency_folder is None else Path(latency_folder), keep,
     )  # fmt: skip
     request = make_request(
         model, example_input, (budget, frontier), calibration, validation, training, score, options
@@ -242,6 +245,7 @@ def _fingerprint(request: Request, reading: Reading) -> dict[str, Any]:
         "seed": options.seed,
         "score": request.score_name,
         "score_epochs": options.score_epochs,
+        **({"keep": options.keep} if options.score_epochs else {}),
         "refit": options.refit,
         "ranking": options.ranked_by,
     }

@@ -16,6 +16,7 @@ from compressor.counting import evaluating, forward
 from compressor.data import Batches, Inputs, as_inputs, device_of, divided, keep, on, split, steady
 from compressor.errors import DataError, UsageError
 from compressor.evaluate import Score
+from compressor.finetune import KEEP
 from compressor.job import Device, Settings
 from compressor.judge import Judge, make_judge
 from compressor.layout import LaidOut, suits
@@ -40,6 +41,7 @@ class Options:
         command: shell line that repeats the run, for the report; empty from Python.
         origin: where the network came from, for the report and `compressor export`.
         device: where every latency is measured.
+        keep: which epoch of fine-tuning is kept, a name of `compressor.finetune.KEEP`.
         latency_folder: where the times of single operators are kept for other runs, or None.
         int8: whether the network is also delivered quantised; budgets of latency are then its.
     """
@@ -58,12 +60,15 @@ class Options:
     device: Device = field(default_factory=LocalDevice)
     int8: bool = False
     latency_folder: Path | None = None
+    keep: str = "best"
 
     def __post_init__(self) -> None:
         for name, least in (("evaluations", 1), ("finetune", 0), ("score_epochs", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}, but got {getattr(self, name)}")
         check_ranking(self.ranking)
+        if self.keep not in KEEP:
+            raise UsageError(f"keep must be one of {', '.join(KEEP)}, but got {self.keep!r}")
 
     @property
     def ranked_by(self) -> str:

@@ -14,7 +14,7 @@ from compressor.data import Batches, Inputs, size_of, split
 from compressor.errors import DataError
 from compressor.evaluate import Score, as_number, attempt, recalibrate
 from compressor.few import few_images, other_images
-from compressor.finetune import Recipe, best_score, fine_tune
+from compressor.finetune import Recipe, fine_tune, kept_score
 from compressor.judge import Judge, make_judge
 from compressor.ledger import Known
 from compressor.library import LayerLibrary
@@ -39,11 +39,13 @@ class Recipes:
         refit: whether weights are refitted; otherwise BatchNorm is recalibrated.
         epochs: fine-tuning before each score (the paper's way); 0 scores without training.
         seed: of fine-tuning.
+        keep: which epoch is kept, a name of `compressor.finetune.KEEP`.
     """
 
     refit: bool = True
     epochs: int = 0
     seed: int = 0
+    keep: str = "best"
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class Scorer:
             return self._trials(architecture)
         model = self.build(architecture)
         if self._recipes.epochs:
-            return best_score(self.tuned(model, self._recipes.epochs)[1])
+            return kept_score(self.tuned(model, self._recipes.epochs)[1], self._recipes.keep)
         return as_number(self._score(model))
 
     @property
@@ -217,7 +219,7 @@ class Scorer:
         Without training data the calibration batches serve: the teacher's answers need no labels.
         """
         batches = self._calibration if self._training is None else self._training
-        recipe = Recipe(epochs, seed=self._recipes.seed)
+        recipe = Recipe(epochs, seed=self._recipes.seed, keep=self._recipes.keep)
         return fine_tune(model, self.library.model, batches, self._score, recipe, progress)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import CheckError, DataError
-from compressor.finetune import Recipe, best_score, fine_tune
+from compressor.finetune import Recipe, best_score, fine_tune, kept_score
 from compressor.progress import Event
 
 
@@ -237,3 +238,20 @@ def test_a_score_that_raises_names_the_epoch() -> None:
     left = [False, True]
     with pytest.raises(DataError, match="the network after epoch 1, but raised OSError: images"):
         fine_tune(network(1), network(0), batches(), score, Recipe(1))
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept"), [((5, 1, 2), 2), ((5, 1, math.nan), 1), ((5, math.nan, math.nan), 0)]
+)
+def test_the_last_epoch_is_kept_on_demand(scores: tuple[float, ...], kept: int) -> None:
+    """Whatever it scores, if that is a number."""
+    states: list[dict[str, Tensor]] = []
+
+    def score(model: nn.Module) -> float:
+        states.append(copy.deepcopy(model.state_dict()))
+        return scores[len(states) - 1]
+
+    tuned, found = fine_tune(network(1), network(0), batches(), score, Recipe(2, keep="last"))
+    assert all(torch.equal(v, states[kept][k]) for k, v in tuned.state_dict().items())
+    assert kept_score(found, "last") == scores[kept]
+    assert kept_score(found, "best") == 5
