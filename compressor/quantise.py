@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,22 +49,18 @@ def quantise(model: bytes, batches: Iterable[Sequence[Array]], images: int = IMA
     Raises:
         ExportError: the graph cannot be quantised.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            with quiet():
-                ready = _prepared(model, Path(scratch))
-                calibrator = ort.create_calibrator(
-                    ready,
-                    list(_OPERATORS),
-                    augmented_model_path=str(Path(scratch) / "observed.onnx"),
-                    calibrate_method=ort.CalibrationMethod.Percentile,
-                    extra_options={"percentile": _PERCENTILE},
-                )
-                for feed in _feeds(model, batches, images):
-                    calibrator.collect_data(_OneBatch(feed))
-                return _quantised(ready, calibrator.compute_data())
-        except Exception as error:  # the quantiser's errors have no common base
-            raise _refusal(error) from error
+    with _quantising() as scratch:
+        ready = _prepared(model, scratch)
+        calibrator = ort.create_calibrator(
+            ready,
+            list(_OPERATORS),
+            augmented_model_path=str(scratch / "observed.onnx"),
+            calibrate_method=ort.CalibrationMethod.Percentile,
+            extra_options={"percentile": _PERCENTILE},
+        )
+        for feed in _feeds(model, batches, images):
+            calibrator.collect_data(_OneBatch(feed))
+        return _quantised(ready, calibrator.compute_data())
 
 
 def quantise_for_timing(model: bytes) -> bytes:
@@ -74,18 +71,25 @@ def quantise_for_timing(model: bytes) -> bytes:
     Raises:
         ExportError: the graph cannot be quantised.
     """
+    with _quantising() as scratch:
+        ready = _prepared(model, scratch)
+        graph = load_model_with_shape_infer(ready).graph
+        made_up = {
+            value.name: (np.float32(0), np.float32(6))
+            for value in (*graph.input, *graph.value_info, *graph.output)
+            if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+        }
+        ranges = ort.calibrate.TensorsData(ort.CalibrationMethod.MinMax, made_up)
+        return _quantised(ready, ranges)
+
+
+@contextmanager
+def _quantising() -> Iterator[Path]:
+    """A folder to work in; what the quantiser prints is kept away, what it raises is ours."""
     with tempfile.TemporaryDirectory() as scratch:
         try:
             with quiet():
-                ready = _prepared(model, Path(scratch))
-                graph = load_model_with_shape_infer(ready).graph
-                made_up = {
-                    value.name: (np.float32(0), np.float32(6))
-                    for value in (*graph.input, *graph.value_info, *graph.output)
-                    if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-                }
-                ranges = ort.calibrate.TensorsData(ort.CalibrationMethod.MinMax, made_up)
-                return _quantised(ready, ranges)
+                yield Path(scratch)
         except Exception as error:  # the quantiser's errors have no common base
             raise _refusal(error) from error
 
