@@ -20,7 +20,7 @@ from compressor.files import write_json
 from compressor.measure import Settings
 from compressor.plain import decode, encode
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Measured:
 
     Attributes:
         machine: which one.
-        reference_ms: what the reference part took when the first part was measured.
+        reference_ms: what the reference part took when it was fastest.
         parts: signature to time.
         format: version of this form of file.
     """

@@ -17,7 +17,7 @@ from compressor.errors import ExportError, MeasureError
 from compressor.fused import Fuser
 from compressor.latency_cache import Measured
 from compressor.latency_fit import Correction, Floats, corrected
-from compressor.latency_parts import EMPTY, Clockwork, measured_parts, measured_shares
+from compressor.latency_parts import COPIES, EMPTY, Clockwork, measured_parts, measured_shares
 from compressor.operators import Operator, operators, same_work
 from compressor.progress import Event, Progress, silent
 from compressor.slicing import BaseGraph
@@ -62,7 +62,9 @@ class PartTimes:
             for cell, operator in part.cells.items():
                 if operator is not None and operator.form.node:
                     alone = measured.parts[operator.signature].ratio
-                    times[(KINDS.index(operator.form.kind), *cell)] = max(0.0, alone - called)
+                    times[(KINDS.index(operator.form.kind), *cell)] = (
+                        max(0.0, alone - called) / COPIES
+                    )
             groups[part.layers] = groups.get(part.layers, 0.0) + times
         cells = [times.reshape(len(KINDS), -1) for times in groups.values()]
         return cls(tuple(groups), sizes, np.concatenate(cells, axis=1))
@@ -190,7 +192,8 @@ def build_table(
 
     parts = split(space.sizes, look, seed)
     every = [o for part in parts for o in part.cells.values() if o is not None]
-    times = PartTimes.of(parts, measured_parts(every, clockwork, progress), space.sizes)
+    measured = measured_parts(every, clockwork, progress)
+    times = PartTimes.of(parts, measured, space.sizes)
 
     def total(networks: NDArray[np.int64]) -> Floats:
         sums: Floats = times.sums(networks).sum(axis=1)
@@ -201,9 +204,9 @@ def build_table(
         for a in spread_networks(total, space.sizes, _FITTED, seed)
     }
     base = named.pop(space.original)
-    shares = measured_shares(dict(named.values()), base, clockwork, progress)
-    measured = {a: shares[name] for a, (name, _) in named.items()}
-    return LatencyTable(times, measured | {space.original: 1.0})
+    shares = measured_shares(dict(named.values()), base, measured, clockwork, progress)
+    whole = {a: shares[name] for a, (name, _) in named.items()}
+    return LatencyTable(times, whole | {space.original: 1.0})
 
 
 def spread_networks(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from compressor.errors import ExportError
 from compressor.fused import Fused, Given
@@ -103,29 +103,45 @@ def same_work(found: Sequence[Operator]) -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
-def model_of(form: Form, sizes: Sequence[int]) -> bytes:
-    """One operator as an ONNX model; what it is given at run time are the model's inputs.
+def model_of(form: Form, sizes: Sequence[int], copies: int = 1) -> bytes:
+    """An operator as an ONNX model; what it is given at run time are the model's inputs.
 
-    Weights are random numbers above 0, so that none is slow for being tiny.
+    Weights are random numbers above 0, so that none is slow for being tiny. Copies run one after
+    the other, each with inputs and weights of its own.
     """
-    node = NodeProto.FromString(form.node)
     rng = np.random.default_rng(0)
-    inputs, constants, start = [], [], 0
-    for place, (how, kind, rank) in enumerate(
-        zip(form.inputs, form.types, form.ranks, strict=True)
-    ):
-        shape, name, start = sizes[start : start + rank], f"i{place}", start + rank
-        if how == "given":
-            inputs.append(helper.make_tensor_value_info(name, kind, shape))
-        elif isinstance(how, bytes):
-            constants.append(TensorProto.FromString(how))
-        else:
-            constants.append(numpy_helper.from_array(_weights(kind, shape, rng), name))
-    outputs = [helper.make_empty_tensor_value_info(name) for name in node.output if name]
-    graph = helper.make_graph([node], "operator", inputs, outputs, constants)
+    graph = helper.make_graph([], "operator", [], [])
+    for copy in range(copies):
+        _add(graph, form, sizes, f"of{copy}", rng)
     opsets = [helper.make_opsetid(domain, version) for domain, version in form.opsets]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     return bytes(model.SerializeToString())
+
+
+def _add(
+    graph: GraphProto, form: Form, sizes: Sequence[int], suffix: str, rng: np.random.Generator
+) -> None:
+    """Adds one copy, whose names end in the suffix."""
+    start = 0
+    for place, (how, kind, rank) in enumerate(
+        zip(form.inputs, form.types, form.ranks, strict=True)
+    ):
+        shape, name, start = sizes[start : start + rank], f"i{place}{suffix}", start + rank
+        if how == "given":
+            graph.input.append(helper.make_tensor_value_info(name, kind, shape))
+            continue
+        if isinstance(how, bytes):
+            constant = TensorProto.FromString(how)
+        else:
+            constant = numpy_helper.from_array(_weights(kind, shape, rng))
+        constant.name = name
+        graph.initializer.append(constant)
+    node = NodeProto.FromString(form.node)
+    node.name += suffix
+    node.input[:] = [name and name + suffix for name in node.input]
+    node.output[:] = [name and name + suffix for name in node.output]
+    graph.node.append(node)
+    graph.output.extend(helper.make_empty_tensor_value_info(name) for name in node.output if name)
 
 
 def _weights(kind: int, shape: Sequence[int], rng: np.random.Generator) -> NDArray[Any]:

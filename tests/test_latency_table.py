@@ -11,6 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from compressor import latency_parts
 from compressor.coupling import Coupling, IndexMap, Role
 from compressor.errors import ExportError, MeasureError
 from compressor.fused import fuse
@@ -78,18 +79,23 @@ class FakeDevice:
 
     def time(self, data: bytes) -> float:
         parts = [0.001 * work(s) for s in convolutions(data)]
-        return 0.01 + sum(parts) * (self.inside if len(parts) > 1 else 1)
+        return 0.01 + sum(parts) * (self.inside if is_whole(data) else 1)
+
+
+def is_whole(data: bytes) -> bool:
+    return onnx.load_model_from_string(data).graph.name == "net"
 
 
 def convolutions(data: bytes) -> Iterator[tuple[int, ...]]:
     model = onnx.load_model_from_string(data)
-    if len(model.graph.node) > 1:
+    if is_whole(data):
         ran = operators(fuse(data, Settings()))
         yield from (o.sizes for o in ran if o.form.kind == "conv")
     else:
         constants = [tuple(t.dims) for t in model.graph.initializer if len(t.dims) == 4]
-        given = [d.dim_value for i in model.graph.input for d in i.type.tensor_type.shape.dim]
-        yield from (tuple(given[:4]) + c for c in constants)
+        inputs = [i.type.tensor_type.shape.dim for i in model.graph.input]
+        given = [tuple(d.dim_value for d in dims) for dims in inputs if len(dims) >= 4]
+        yield from (g[:4] + c for g, c in zip(itertools.cycle(given), constants))
 
 
 def work(sizes: tuple[int, ...]) -> float:
@@ -206,8 +212,48 @@ def test_an_unsure_time_is_taken_once_more():
     assert measured_parts([], clockwork).parts[EMPTY].high == pytest.approx(1.01)
 
 
+class Paced(FakeDevice):
+    """So many times slower in each measurement, then as fast as ever; the first suffers least."""
+
+    def __init__(self, paces):
+        super().__init__()
+        self.paces = list(paces)
+
+    def __call__(self, models, settings):
+        pace = self.paces.pop(0) if self.paces else 1.0
+        found = super().__call__(models, settings)
+        first = next(iter(found))
+        return {
+            name: latency(f.median_ms * pace, f.ratio * (1.0 if name == first else pace))
+            for name, f in found.items()
+        }
+
+
+@pytest.mark.parametrize("paces", [(1.5,), (1.0, 1.5), (1.0, 1.5, 1.5), (1.5, 1.0, 1.5)])
+def test_what_was_measured_on_a_slow_machine_is_measured_again(paces):
+    table, steady = built(Paced(paces)), built(FakeDevice())
+    assert table.shares == steady.shares
+    assert table.data.times == steady.data.times
+
+
+def test_a_machine_that_stays_slow_is_measured_at_most_three_times():
+    steady, device = FakeDevice(), Paced([1.0, *[1.5] * 100])
+    built(steady)
+    built(device)
+    assert len(device.calls) <= 3 * len(steady.calls)
+
+
+def test_whole_networks_that_memory_cannot_hold_together_take_turns_with_the_original(monkeypatch):
+    device = FakeDevice()
+    monkeypatch.setattr(latency_parts, "_HELD", 1)
+    built(device)
+    whole = [names for names in device.calls if "original" in names]
+    assert len(whole) > 4
+    assert all(len(names) == 3 for names in whole)  # with one network and the reference part
+
+
 def test_what_stands_beside_the_parts_runs():
     for data in (reference_model(), empty_model()):
         session = create_session(data, Settings())
-        (made,) = run_session(session, random_inputs(session, np.random.default_rng(0)))
-        assert np.isfinite(made).all()
+        made = run_session(session, random_inputs(session, np.random.default_rng(0)))
+        assert all(np.isfinite(out).all() for out in made)

@@ -81,6 +81,16 @@ def test_every_operator_runs_alone_on_its_own_sizes(width):
         assert all(np.isfinite(out).all() for out in run_session(session, inputs))
 
 
+def test_copies_all_run_and_none_is_taken_for_the_same_as_another():
+    for operator in found(block(16)):
+        if not operator.form.node:
+            continue
+        once, thrice = (
+            fuse(model_of(operator.form, operator.sizes, copies), Settings()) for copies in (1, 3)
+        )
+        assert len(operators(thrice)) == 3 * len(operators(once)), operator.key
+
+
 def test_handling_shapes_is_no_work():
     idle = [o.key for o in found(block(16)) if not o.form.node]
     assert idle == ["node_f"]
