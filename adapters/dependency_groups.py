@@ -2,7 +2,7 @@
 
 torch-pruning traces the network through autograd and answers: which rows and columns of which
 modules go when channel `r` of a root layer goes. Its answer is read once, as data; none of its
-pruning is used, and nothing it says is trusted before `compressor.verify` has proved it.
+pruning is used, and nothing it says is trusted before `compressor.network.verify` has proved it.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from adapters.dependency_groups import RawGroup, read_groups, unit_positions, units
-from compressor.counting import evaluating, forward, single
 from compressor.coupling import Coupling, IndexMap, Role
 from compressor.errors import AdapterError
-from compressor.ranking import magnitude_order
+from compressor.network.counting import evaluating, forward, single
+from compressor.refit.ranking import magnitude_order
 from compressor.space import (
     ChannelGroup,
     Choice,
@@ -45,7 +45,7 @@ class GenericAdapter:
     most_widths: int = 16
 
     def read(self, model: nn.Module, example: tuple[Tensor, ...]) -> SearchSpace:
-        """See `compressor.adapter.Adapter`."""
+        """See `compressor.network.adapter.Adapter`."""
         order = execution_order(model, example)
         reading = _Reading(model, order)
         try:

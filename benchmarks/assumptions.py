@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from benchmarks.search_quality import SHARES
 from benchmarks.tables import TIGHTNESS, Table
 from compressor.cost import Limit
-from compressor.search import SearchSettings, layer_nas
+from compressor.search.layer_nas import SearchSettings, layer_nas
 
 BUCKETS = (10, 30, 100, 1000)
 KEPT = (1, 3)

@@ -15,9 +15,9 @@ from types import ModuleType
 import compressor
 from benchmarks.support import environment, mean_spread, sample
 from compressor.budget import format_cost
-from compressor.finetune import KEEP
-from compressor.judge import top1
 from compressor.progress import Event
+from compressor.score.finetune import KEEP
+from compressor.score.judge import top1
 
 
 def run(

@@ -27,15 +27,15 @@ from torch import nn
 import compressor
 from benchmarks.prepared import Prepared, prepare
 from benchmarks.support import environment
-from compressor.counting import count
 from compressor.coupling import Role
-from compressor.export import export_base
-from compressor.judge import make_judge, top1
-from compressor.measure import Settings, measure
-from compressor.scoring import Recipes, Scorer
-from compressor.slicing import BaseGraph
+from compressor.deploy.export import export_base
+from compressor.deploy.slicing import BaseGraph
+from compressor.device.measure import Settings, measure
+from compressor.device.timing import Schedule
+from compressor.network.counting import count
+from compressor.score.judge import make_judge, top1
+from compressor.score.scorer import Recipes, Scorer
 from compressor.space import Architecture, SearchSpace
-from compressor.timing import Schedule
 
 _OUTPUTS = (tp.prune_conv_out_channels, tp.prune_depthwise_conv_out_channels)
 _MADE = (Role.PRODUCED, Role.THROUGH)

@@ -1,6 +1,6 @@
 """Predicts a device's latencies of 5,000 FBNet networks from 100 that were measured on it.
 
-The model is that of `compressor.latency_fit`: a sum over the layers of what each option takes, and
+The model is that of `compressor.latency.fit`: a sum over the layers of what each option takes, and
 sums per kind of work that many layers share; all coefficients drawn towards 0, how strongly is
 decided on networks left out. Here no operator can be timed alone, so that the table itself is
 learnt from the networks. Layers of equal shapes share their rows, as equal operators do.
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.support import spearman
-from compressor.latency_fit import Floats, shrunk
+from compressor.latency.fit import Floats, shrunk
 
 MEASURED = 100
 _PULLS = tuple(10.0 ** np.arange(-4, 4, 0.5))

@@ -33,13 +33,13 @@ from onnxruntime import quantization as ort
 from torch import Tensor, nn
 
 from benchmarks.support import environment, sample
-from compressor import int8
-from compressor.data import Batches
-from compressor.export import export_onnx
-from compressor.judge import make_judge
-from compressor.measure import Settings, measure
-from compressor.quantise import IMAGES, quantise_for_timing
-from compressor.timing import Schedule
+from compressor.deploy import int8
+from compressor.deploy.export import export_onnx
+from compressor.deploy.quantise import IMAGES, quantise_for_timing
+from compressor.device.measure import Settings, measure
+from compressor.device.timing import Schedule
+from compressor.network.data import Batches
+from compressor.score.judge import make_judge
 
 Change = tuple[str, dict[str, Any]]
 """A function of the runtime's quantiser, and the arguments of it that are others."""

@@ -34,18 +34,18 @@ from benchmarks.fbnet_latency import fbnet
 from benchmarks.latency_figure import draw
 from benchmarks.latency_promise import promises
 from benchmarks.support import SAMPLES, environment, sample, spearman
-from compressor.export import export_base
-from compressor.fused import fuse
-from compressor.latency_cache import read_measured, this_machine
-from compressor.latency_parts import Clockwork, reference_model
-from compressor.latency_table import LatencyTable, build_table, spread_networks
-from compressor.local_device import LocalDevice
-from compressor.measure import Settings, create_session, measure, run_session
-from compressor.reading import read_network
-from compressor.slicing import BaseGraph
+from compressor.deploy.export import export_base
+from compressor.deploy.slicing import BaseGraph
+from compressor.device.local import LocalDevice
+from compressor.device.measure import Settings, create_session, measure, run_session
+from compressor.device.timing import Latency, Schedule
+from compressor.latency.cache import read_measured, this_machine
+from compressor.latency.fused import fuse
+from compressor.latency.parts import Clockwork, reference_model
+from compressor.latency.table import LatencyTable, build_table, spread_networks
+from compressor.network.structure import materialise
+from compressor.run.reading import read_network
 from compressor.space import Architecture, SearchSpace
-from compressor.structure import materialise
-from compressor.timing import Latency, Schedule
 
 NETWORKS = ("imagenet_mobilenet_v2", "cifar10_resnet56")
 PARTS = ("prediction", "slicing", "fbnet", "staircase", "promise")

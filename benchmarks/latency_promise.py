@@ -17,10 +17,10 @@ import numpy as np
 
 import compressor
 from benchmarks.support import sample
+from compressor.deploy.export import export_onnx
+from compressor.device.measure import Settings, measure
+from compressor.device.timing import Schedule
 from compressor.errors import CompressorError
-from compressor.export import export_onnx
-from compressor.measure import Settings, measure
-from compressor.timing import Schedule
 
 LOW, HIGH = 0.3, 0.8  # budgets, as shares of the original's latency
 _LATER = Schedule(rounds=30, seconds=4.0)

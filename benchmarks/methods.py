@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from benchmarks.tables import TIGHTNESS, NoisyScore, Table
-from compressor.baselines import random_search, regularised_evolution
 from compressor.cost import Limit
-from compressor.search import SearchSettings, layer_nas
-from compressor.settings import Strategy
+from compressor.search.baselines import random_search, regularised_evolution
+from compressor.search.layer_nas import SearchSettings, layer_nas
+from compressor.search.settings import Strategy
 from compressor.space import Architecture
 
 Method: TypeAlias = Callable[[Table, float, Sequence[int], int], list[Architecture]]

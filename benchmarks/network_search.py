@@ -22,12 +22,12 @@ import torch
 
 from benchmarks.prepared import prepare
 from benchmarks.support import environment
-from compressor.baselines import random_search, regularised_evolution
-from compressor.data import split
-from compressor.judge import make_judge
-from compressor.outcome import SearchResult
-from compressor.scoring import Guide, Recipes, Scorer
-from compressor.search import SearchSettings, layer_nas
+from compressor.network.data import split
+from compressor.score.judge import make_judge
+from compressor.score.scorer import Guide, Recipes, Scorer
+from compressor.search.baselines import random_search, regularised_evolution
+from compressor.search.layer_nas import SearchSettings, layer_nas
+from compressor.search.outcome import SearchResult
 from compressor.space import Architecture
 
 Method: TypeAlias = Callable[[Mapping[str, Any], Guide], SearchResult]

@@ -10,18 +10,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from benchmarks.support import sample
-from compressor.assembly import Assembler
 from compressor.budget import parse_budgets
 from compressor.cost import Limit
-from compressor.few import other_images
-from compressor.judge import make_judge
-from compressor.layout import laid_out, suits
-from compressor.library import LayerLibrary, make_library
 from compressor.limits import resolve_budgets
-from compressor.reading import read_network
-from compressor.scoring import HINTED
-from compressor.search import layer_nas
-from compressor.sensitivity import sensitivities
+from compressor.network.layout import laid_out, suits
+from compressor.refit.assembly import Assembler
+from compressor.refit.library import LayerLibrary, make_library
+from compressor.run.reading import read_network
+from compressor.score.few import other_images
+from compressor.score.judge import make_judge
+from compressor.score.scorer import HINTED
+from compressor.score.sensitivity import sensitivities
+from compressor.search.layer_nas import layer_nas
 from compressor.space import Architecture
 
 

@@ -18,14 +18,14 @@ from torch import nn
 
 from benchmarks.support import environment, sample
 from compressor.coupling import Role
-from compressor.data import as_inputs
-from compressor.evaluate import recalibrate
-from compressor.judge import top1
-from compressor.library import LayerLibrary, make_library
-from compressor.ranking import RANKINGS
-from compressor.reading import Reading, read_network
+from compressor.network.data import as_inputs
+from compressor.network.structure import materialise
+from compressor.refit.library import LayerLibrary, make_library
+from compressor.refit.ranking import RANKINGS
+from compressor.run.reading import Reading, read_network
+from compressor.score.evaluate import recalibrate
+from compressor.score.judge import top1
 from compressor.space import Architecture, SearchLayer
-from compressor.structure import materialise
 
 
 def inner(layer: SearchLayer) -> bool:

@@ -21,9 +21,9 @@ from torch import nn
 
 from benchmarks.prepared import Prepared, hinted, prepare
 from benchmarks.support import environment
-from compressor.folds import Folds
-from compressor.judge import make_judge, top1
-from compressor.refit import Refitter
+from compressor.refit.folds import Folds
+from compressor.refit.sequence import Refitter
+from compressor.score.judge import make_judge, top1
 from compressor.space import Architecture
 
 

@@ -16,9 +16,9 @@ from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.trial import TrialState
 
 from benchmarks.tables import TIGHTNESS, NoisyScore, Table
-from compressor.baselines import repaired
 from compressor.cost import Limit
-from compressor.reach import Reach
+from compressor.search.baselines import repaired
+from compressor.search.reach import Reach
 from compressor.space import Architecture
 
 _START = 10  # random networks of the band to start from, TPE's own number

@@ -24,10 +24,10 @@ from torch import nn
 
 from benchmarks.prepared import prepare
 from benchmarks.support import environment
-from compressor.judge import Judge, make_judge
-from compressor.library import LayerLibrary
-from compressor.scoring import Recipes, Scorer
-from compressor.search import layer_nas
+from compressor.refit.library import LayerLibrary
+from compressor.score.judge import Judge, make_judge
+from compressor.score.scorer import Recipes, Scorer
+from compressor.search.layer_nas import layer_nas
 from compressor.space import Architecture, SearchSpace
 
 

@@ -24,10 +24,10 @@ import numpy as np
 
 from benchmarks.chains import Chain, chain
 from benchmarks.support import environment
-from compressor.kernels import Effects
-from compressor.recombine import best_of_each_cost
-from compressor.search import SearchSettings, layer_nas
-from compressor.settings import Strategy
+from compressor.search.kernels import Effects
+from compressor.search.layer_nas import SearchSettings, layer_nas
+from compressor.search.recombine import best_of_each_cost
+from compressor.search.settings import Strategy
 from compressor.space import Architecture
 
 EVALUATION = 0.1  # seconds that the evaluation of a network takes at least

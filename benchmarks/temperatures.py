@@ -20,17 +20,17 @@ from torch import Tensor, nn
 
 from benchmarks.prepared import hinted, prepare
 from benchmarks.support import environment
-from compressor.assembly import Assembler
-from compressor.counting import evaluating, forward
-from compressor.data import Batches, split
-from compressor.few import few_images
-from compressor.judge import Judge, make_judge
-from compressor.library import LayerLibrary
-from compressor.probe import beside
-from compressor.refit import Refitter
-from compressor.sensitivity import with_option
+from compressor.network.counting import evaluating, forward
+from compressor.network.data import Batches, split
+from compressor.refit.assembly import Assembler
+from compressor.refit.library import LayerLibrary
+from compressor.refit.sequence import Refitter
+from compressor.score.few import few_images
+from compressor.score.judge import Judge, make_judge
+from compressor.score.probe import beside
+from compressor.score.sensitivity import with_option
+from compressor.score.trials import Trials
 from compressor.space import Architecture
-from compressor.trials import Trials
 
 TEMPERATURES = (1.0, 2.0, 3.0, 4.0, 8.0)
 COUNTS = (128, 256)

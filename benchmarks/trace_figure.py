@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from compressor.retrace import read_trace
-from compressor.rows import Bucket
-from compressor.trace import Pick, Trace
+from compressor.trace.retrace import read_trace
+from compressor.trace.rows import Bucket
+from compressor.trace.trace import Pick, Trace
 
 _BANDS = 12  # drawn rows
 _BLUE, _GREY, _RED, _GREEN = "#2a6f97", "#8d99ae", "#c1121f", "#2b9348"

@@ -16,16 +16,16 @@ from cli.progress import watching
 from cli.resolve import resolve_target
 from cli.tables import closing_table, frontier_table
 from cli.target import Target
-from compressor import pipeline
 from compressor.budget import parse_goals
-from compressor.devices import parse_device
+from compressor.device.devices import parse_device
 from compressor.errors import UsageError
-from compressor.finetune import KEEP
-from compressor.judge import SCORES
-from compressor.overview import FILE_NAME as OVERVIEW
-from compressor.overview import Overview
-from compressor.ranking import RANKINGS
-from compressor.report import FILE_NAME, score_of
+from compressor.refit.ranking import RANKINGS
+from compressor.report.overview import FILE_NAME as OVERVIEW
+from compressor.report.overview import Overview
+from compressor.report.page import FILE_NAME, score_of
+from compressor.run import pipeline
+from compressor.score.finetune import KEEP
+from compressor.score.judge import SCORES
 
 _COUNT = click.IntRange(min=0)
 

@@ -9,10 +9,10 @@ import click
 from cli import options
 from cli.output import note
 from cli.resolve import resolve_target
-from compressor import pipeline
+from compressor.deploy.int8 import INT8
 from compressor.errors import RunError
-from compressor.int8 import INT8
-from compressor.result import RunSummary
+from compressor.report.result import RunSummary
+from compressor.run import pipeline
 
 
 @click.command("export")

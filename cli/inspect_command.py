@@ -9,7 +9,7 @@ from cli.output import console, note, print_json, stdout_for
 from cli.progress import watching
 from cli.resolve import resolve_target
 from cli.tables import inspection_parts
-from compressor import pipeline
+from compressor.run import pipeline
 
 
 @click.command("inspect")

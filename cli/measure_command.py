@@ -13,15 +13,15 @@ import click
 from cli import options
 from cli.output import console, print_json
 from cli.tables import latency_table, noise_note, profile_tables
-from compressor.devices import parse_device
+from compressor.device.devices import parse_device
+from compressor.device.job import OPTIMISATIONS, Job, Settings
+from compressor.device.local import LOCAL
+from compressor.device.measure import Measured, measure_fully
+from compressor.device.profile import Profile
+from compressor.device.profiling import profile_models
+from compressor.device.timing import Schedule
 from compressor.errors import UsageError
-from compressor.job import OPTIMISATIONS, Job, Settings
-from compressor.local_device import LOCAL
-from compressor.measure import Measured, measure_fully
-from compressor.profile import Profile
-from compressor.profile_chart import check_picture, write_profile_picture
-from compressor.profiling import profile_models
-from compressor.timing import Schedule
+from compressor.report.profile_chart import check_picture, write_profile_picture
 
 _SHAPE = re.compile(r"^(.+)=(\d+(?:[x,]\d+)*)$")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)

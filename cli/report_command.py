@@ -10,12 +10,12 @@ from cli import options
 from cli.output import console, print_json
 from cli.trace_tables import trace_parts
 from compressor.errors import UsageError
-from compressor.overview import FILE_NAME as OVERVIEW
-from compressor.overview import Overview
 from compressor.plain import encode
-from compressor.report import FILE_NAME, write_overview, write_report
-from compressor.result import RunSummary
-from compressor.retrace import read_trace
+from compressor.report.overview import FILE_NAME as OVERVIEW
+from compressor.report.overview import Overview
+from compressor.report.page import FILE_NAME, write_overview, write_report
+from compressor.report.result import RunSummary
+from compressor.trace.retrace import read_trace
 
 
 @click.command("report")

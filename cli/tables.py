@@ -10,15 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from compressor.budget import format_cost
-from compressor.comparison import comparison
-from compressor.overview import Overview
-from compressor.profile import Key, NodeTime, Profile, grouped
-from compressor.report import overview_table
-from compressor.result import Figures
-from compressor.timing import NOISY, Latency
+from compressor.device.profile import Key, NodeTime, Profile, grouped
+from compressor.device.timing import NOISY, Latency
+from compressor.report.comparison import comparison
+from compressor.report.overview import Overview
+from compressor.report.page import overview_table
+from compressor.report.result import Figures
 
 if TYPE_CHECKING:  # it brings torch, which `compressor measure` can do without
-    from compressor.reading import Inspection
+    from compressor.run.reading import Inspection
 
 RIGHT = "right"
 _OPTIONS = 12  # of a prefix

@@ -24,7 +24,7 @@ class Target:
         validation: batches for the score, the same at each pass; None where a part of the
             calibration data serves.
         training: batches for fine-tuning, or None.
-        score: higher is better, or None for one of `compressor.judge.SCORES`.
+        score: higher is better, or None for one of `compressor.score.judge.SCORES`.
         note: what the user should know about how the data was read; empty where nothing.
     """
 

@@ -14,8 +14,8 @@ from cli.tables import RIGHT, number_text, options_text, text_table
 from cli.visit_tables import visits_of, visits_table
 from compressor.budget import format_cost
 from compressor.errors import UsageError
-from compressor.rows import Step
-from compressor.trace import Evaluation, Pick, Trace, TracedLimit
+from compressor.trace.rows import Step
+from compressor.trace.trace import Evaluation, Pick, Trace, TracedLimit
 
 
 def trace_parts(trace: Trace, layer: str | None = None) -> Iterator[RenderableType]:

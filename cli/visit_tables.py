@@ -10,7 +10,7 @@ from rich.text import Text
 
 from cli.tables import RIGHT, number_text, options_text, text_table
 from compressor.budget import format_cost
-from compressor.trace import Trace, Tried, Visit
+from compressor.trace.trace import Trace, Tried, Visit
 
 
 def visits_table(trace: Trace) -> Table:

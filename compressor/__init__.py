@@ -14,21 +14,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from compressor.artefacts import load
+    from compressor.deploy.artefacts import load
     from compressor.errors import CompressorError
-    from compressor.pipeline import Result, compress, export_run, inspect
-    from compressor.retrace import read_trace
-    from compressor.trace import Trace
+    from compressor.run.pipeline import Result, compress, export_run, inspect
+    from compressor.trace.retrace import read_trace
+    from compressor.trace.trace import Trace
 
 _HOMES = {
     "CompressorError": "compressor.errors",
-    "Result": "compressor.pipeline",
-    "Trace": "compressor.trace",
-    "compress": "compressor.pipeline",
-    "export_run": "compressor.pipeline",
-    "inspect": "compressor.pipeline",
-    "load": "compressor.artefacts",
-    "read_trace": "compressor.retrace",
+    "Result": "compressor.run.pipeline",
+    "Trace": "compressor.trace.trace",
+    "compress": "compressor.run.pipeline",
+    "export_run": "compressor.run.pipeline",
+    "inspect": "compressor.run.pipeline",
+    "load": "compressor.deploy.artefacts",
+    "read_trace": "compressor.trace.retrace",
 }
 
 __all__ = [

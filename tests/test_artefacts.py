@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from adapters.generic import GenericAdapter
-from compressor import artefacts
+from compressor.deploy import artefacts
 from compressor.errors import RunError
+from compressor.network.structure import materialise
+from compressor.network.verify import verify_space
 from compressor.space import Architecture, SearchSpace
-from compressor.structure import materialise
-from compressor.verify import verify_space
 from tests import networks
 from tests.test_counting import NETWORKS
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compressor.assembly import Assembler
-from compressor.data import tensors_hash
-from compressor.evaluate import recalibrate
-from compressor.library import make_library
-from compressor.structure import materialise
+from compressor.network.data import tensors_hash
+from compressor.network.structure import materialise
+from compressor.refit.assembly import Assembler
+from compressor.refit.library import make_library
+from compressor.score.evaluate import recalibrate
 from tests.test_library import EXAMPLE, NETWORKS, images, read
 
 
@@ -59,7 +59,7 @@ def test_changing_a_network_from_the_library_changes_nothing_else() -> None:
 
 
 def test_pieces_that_take_too_much_room_are_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compressor.assembly._MEMORY", 0)
+    monkeypatch.setattr("compressor.refit.assembly._MEMORY", 0)
     model, space = read(NETWORKS[0])
     assembler = Assembler(model, space, {})
     for architecture in drawn(space.sizes, 3):

@@ -22,16 +22,16 @@ from cli.main import main
 from cli.measure_command import parse_shapes
 from cli.progress import PlainLines, duration, watching
 from cli.tables import closing_table, inspection_parts, latency_table
-from compressor import pipeline
+from compressor.device.job import Device, Job
+from compressor.device.measure import Measured
+from compressor.device.timing import Latency
 from compressor.errors import CheckError, InfeasibleError, UsageError
-from compressor.job import Device, Job
-from compressor.measure import Measured
-from compressor.pipeline import Result as Done
 from compressor.progress import Event
-from compressor.reading import Inspection, LayerInfo
-from compressor.result import Figures, RunSummary
+from compressor.report.result import Figures, RunSummary
+from compressor.run import pipeline
+from compressor.run.pipeline import Result as Done
+from compressor.run.reading import Inspection, LayerInfo
 from compressor.space import Frozen
-from compressor.timing import Latency
 from tests.test_result import make_summary
 from tests.test_target import GOOD
 

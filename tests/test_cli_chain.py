@@ -15,9 +15,9 @@ import onnx
 import pytest
 import torch
 
-from compressor import delivery
-from compressor.result import RunSummary
-from compressor.timing import Schedule
+from compressor.device.timing import Schedule
+from compressor.report.result import RunSummary
+from compressor.run import delivery
 from tests.test_cli import call
 
 NET = """

@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.main import main
-from compressor.journal import Journal
 from compressor.plain import encode
-from compressor.retrace import read_trace
-from compressor.search_notes import note_given_up
+from compressor.search.journal import Journal
+from compressor.search.notes import note_given_up
+from compressor.trace.retrace import read_trace
 from tests.test_trace import JOURNAL, SPACE, search
 
 

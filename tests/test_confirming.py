@@ -7,21 +7,21 @@ import numpy as np
 import pytest
 
 from compressor.budget import parse_budgets
-from compressor.confirming import confirmed, predicted_latency, searched
+from compressor.device.measure import Settings
+from compressor.device.timing import Latency
 from compressor.errors import InfeasibleError, RunError
-from compressor.journal import Journal
-from compressor.latency import LatencyCost
-from compressor.latency_table import KINDS, LatencyTable, PartTimes
+from compressor.latency.confirming import confirmed, predicted_latency, searched
+from compressor.latency.cost import LatencyCost
+from compressor.latency.predicted import PredictedLatency
+from compressor.latency.table import KINDS, LatencyTable, PartTimes
 from compressor.limits import ResolvedBudget, resolve_budgets
-from compressor.measure import Settings
-from compressor.outcome import SearchResult
 from compressor.plain import decode, encode
-from compressor.predicted import PredictedLatency
-from compressor.search import layer_nas
-from compressor.search_notes import StoredLimit
+from compressor.search.journal import Journal
+from compressor.search.layer_nas import layer_nas
+from compressor.search.notes import StoredLimit
+from compressor.search.outcome import SearchResult
 from compressor.space import Architecture
 from compressor.sum_table import Predicted
-from compressor.timing import Latency
 from tests.test_latency_table import FakeDevice, network
 
 SIZES = (4, 4, 4)
@@ -146,7 +146,7 @@ def test_a_prediction_is_kept_and_taken_from_the_journal(tmp_path):
     arguments = graph, space, LatencyCost(graph, space, Settings(), measurer=FakeDevice())
     with pytest.MonkeyPatch.context() as patch, Journal.open(tmp_path / "j", {}) as journal:
         first = predicted_latency(*arguments, Settings(), journal, lambda e: events.append(e.note))
-        patch.setattr("compressor.confirming.build_table", None)  # is not called again
+        patch.setattr("compressor.latency.confirming.build_table", None)  # is not called again
         again = predicted_latency(*arguments, Settings(), journal, lambda e: events.append(e.note))
         assert isinstance(first, PredictedLatency)
         assert first((0, 1, 2)) == again((0, 1, 2))
@@ -169,7 +169,7 @@ def test_a_network_that_cannot_be_split_is_measured_and_that_is_told(tmp_path):
         found = predicted_latency(*arguments, journal, lambda e: events.append(e.note))
         assert found is whole
         assert "each candidate is measured: a model takes a positive share" in events[-1]
-        patch.setattr("compressor.confirming.build_table", None)
+        patch.setattr("compressor.latency.confirming.build_table", None)
         assert predicted_latency(*arguments, journal, lambda e: None) is whole
 
 

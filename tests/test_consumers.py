@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adapters.generic import GenericAdapter
-from compressor.consumers import only_sliced
 from compressor.errors import DataError
-from compressor.least_squares import RIDGE
-from compressor.library import LayerLibrary, make_library
-from compressor.patches import as_matrix
+from compressor.network.patches import as_matrix
+from compressor.network.structure import materialise
+from compressor.network.verify import tell_channels_apart, verify_space
+from compressor.refit.consumers import only_sliced
+from compressor.refit.least_squares import RIDGE
+from compressor.refit.library import LayerLibrary, make_library
 from compressor.space import Architecture, SearchSpace
-from compressor.structure import materialise
-from compressor.verify import tell_channels_apart, verify_space
 from tests import networks
 from tests.test_patches import OwnPadding, picked
 

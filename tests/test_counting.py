@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from compressor.counting import count, evaluating
 from compressor.errors import DataError
+from compressor.network.counting import count, evaluating
 from tests import networks
 
 NETWORKS = [

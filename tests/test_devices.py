@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from compressor.command_device import CommandDevice, milliseconds, split_words
-from compressor.devices import parse_device
+from compressor.device.command import CommandDevice, milliseconds, split_words
+from compressor.device.devices import parse_device
+from compressor.device.job import Job, Settings, answers, failure, readings
+from compressor.device.local import LocalDevice
+from compressor.device.measure import measure, measure_fully
+from compressor.device.ssh import SshDevice, time_limit
+from compressor.device.timing import Schedule
 from compressor.errors import CompressorError, DeviceError, MeasureError, UsageError
-from compressor.job import Job, Settings, answers, failure, readings
-from compressor.local_device import LocalDevice
-from compressor.measure import measure, measure_fully
-from compressor.ssh_device import SshDevice, time_limit
-from compressor.timing import Schedule
 
 QUICK = Settings(schedule=Schedule(rounds=6, seconds=1e-6))
 

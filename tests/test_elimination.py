@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from compressor import elimination
-from compressor.elimination import Reader, elimination_order
-from compressor.least_squares import restricted
+from compressor.refit import elimination
+from compressor.refit.elimination import Reader, elimination_order
+from compressor.refit.least_squares import restricted
 
 
 @pytest.fixture(params=["at the end", "after each unit"], autouse=True)

@@ -11,8 +11,8 @@ import torch_pruning as tp
 from torch import nn
 
 from benchmarks.equal_latency import as_space, removed_by
-from compressor.reading import read_network
-from compressor.structure import materialise
+from compressor.network.structure import materialise
+from compressor.run.reading import read_network
 from tests import networks
 
 EXAMPLE = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from compressor.data import as_inputs, batches_hash, keep, split, steady, tensors_hash
 from compressor.errors import DataError
-from compressor.evaluate import attempt, checked_score, recalibrate
-from compressor.judge import top1
+from compressor.network.data import as_inputs, batches_hash, keep, split, steady, tensors_hash
+from compressor.score.evaluate import attempt, checked_score, recalibrate
+from compressor.score.judge import top1
 from tests import networks
 
 

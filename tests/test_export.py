@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compressor.agreement import largest_difference
+from compressor.deploy.agreement import largest_difference
+from compressor.deploy.export import ExportReport, export_base, export_onnx
+from compressor.device.measure import Settings, create_session, run_session
 from compressor.errors import CheckError, CompressorError, ExportError
-from compressor.export import ExportReport, export_base, export_onnx
-from compressor.measure import Settings, create_session, run_session
 from compressor.space import SearchSpace
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from compressor.data import split
-from compressor.few import at_once, divisible, few_images, other_images
+from compressor.network.data import split
+from compressor.score.few import at_once, divisible, few_images, other_images
 
 
 def test_the_first_64_inputs_over_batches() -> None:

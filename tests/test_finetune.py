@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import CheckError, DataError
-from compressor.finetune import Recipe, best_score, fine_tune, kept_score
 from compressor.progress import Event
+from compressor.score.finetune import Recipe, best_score, fine_tune, kept_score
 
 
 def network(seed: int, classes: int = 3) -> nn.Module:

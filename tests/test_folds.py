@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compressor.folds import Folds
-from compressor.moments import Moments, merged
+from compressor.refit.folds import Folds
+from compressor.refit.moments import Moments, merged
 
 
 def observed(

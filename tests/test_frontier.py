@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compressor.baselines import brute_force
 from compressor.cost import Limit
 from compressor.errors import BudgetError, InfeasibleError, SearchError
-from compressor.frontier import layer_nas_frontier
-from compressor.journal import Journal
-from compressor.outcome import Outcome
-from compressor.search import SearchSettings, layer_nas
+from compressor.search.baselines import brute_force
+from compressor.search.frontier import layer_nas_frontier
+from compressor.search.journal import Journal
+from compressor.search.layer_nas import SearchSettings, layer_nas
+from compressor.search.outcome import Outcome
 from compressor.space import Architecture
 from tests.test_guided import LAYERS, OPTIONS, Chain, Noisy, true_score
 from tests.test_ranges import ExactTable, Table

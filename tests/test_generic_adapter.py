@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adapters.generic import GenericAdapter, execution_order
-from compressor.adapter import find_adapter
 from compressor.errors import DataError, UsageError
+from compressor.network.adapter import find_adapter
+from compressor.network.structure import materialise
+from compressor.network.verify import verify_space
 from compressor.space import SearchSpace
-from compressor.structure import materialise
-from compressor.verify import verify_space
 from tests import networks
 from tests.vision import torchvision
 

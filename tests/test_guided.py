@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compressor.baselines import random_search, regularised_evolution
 from compressor.cost import BatchCost, Limit
 from compressor.errors import InfeasibleError
-from compressor.journal import Journal
-from compressor.outcome import Outcome
-from compressor.search import SearchSettings, layer_nas
+from compressor.search.baselines import random_search, regularised_evolution
+from compressor.search.journal import Journal
+from compressor.search.layer_nas import SearchSettings, layer_nas
+from compressor.search.outcome import Outcome
 from compressor.space import Architecture
 
 LAYERS, OPTIONS = 12, 6

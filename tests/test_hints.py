@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from compressor.baselines import brute_force
 from compressor.cost import Limit
 from compressor.errors import SearchError
-from compressor.outcome import Outcome
-from compressor.search import SearchSettings, layer_nas
+from compressor.search.baselines import brute_force
+from compressor.search.layer_nas import SearchSettings, layer_nas
+from compressor.search.outcome import Outcome
 from compressor.space import Architecture
 from tests.test_search import Additive, Measured, Scorer, Table
 

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 import compressor
 from cli.main import main
 from cli.tables import closing_table
-from compressor import delivery, int8, latency, pipeline
 from compressor.budget import parse_budgets
-from compressor.errors import BudgetError, CheckError, DataError, ExportError, UsageError
-from compressor.export import export_base, export_onnx
-from compressor.int8 import (
+from compressor.deploy import int8
+from compressor.deploy.export import export_base, export_onnx
+from compressor.deploy.int8 import (
     FLOOR,
     INT8,
     Int8,
@@ -30,17 +29,20 @@ from compressor.int8 import (
     quantised_network,
     score_of_file,
 )
-from compressor.judge import make_judge
+from compressor.deploy.quantise import quantise, quantise_for_timing
+from compressor.device.measure import Settings, create_session, run_session
+from compressor.device.profiling import profile_models
+from compressor.device.timing import Schedule
+from compressor.errors import BudgetError, CheckError, DataError, ExportError, UsageError
+from compressor.latency import cost as latency
 from compressor.limits import resolve_budgets
-from compressor.measure import Settings, create_session, run_session
-from compressor.overview import Overview
-from compressor.profiling import profile_models
 from compressor.progress import silent
-from compressor.quantise import quantise, quantise_for_timing
-from compressor.reading import read_network
-from compressor.report import overview_table
-from compressor.result import Figures, RunSummary
-from compressor.timing import Schedule
+from compressor.report.overview import Overview
+from compressor.report.page import overview_table
+from compressor.report.result import Figures, RunSummary
+from compressor.run import delivery, pipeline
+from compressor.run.reading import read_network
+from compressor.score.judge import make_judge
 from tests import networks
 from tests.test_pipeline import by_weights, compress, data, model
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.int8 import DELIVERED, ROWS, Bench
-from compressor import int8
-from compressor.measure import Settings
-from compressor.timing import Schedule
+from compressor.deploy import int8
+from compressor.device.measure import Settings
+from compressor.device.timing import Schedule
 from tests.test_pipeline import EXAMPLE, data, model
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from compressor.errors import RunError
-from compressor.journal import Journal
-from compressor.outcome import Outcome
+from compressor.search.journal import Journal
+from compressor.search.outcome import Outcome
 
 SETTINGS = {"model": "abc", "seed": 0, "budgets": ["madds=50%"]}
 GOOD = Outcome(0.25, "", 1.5)
@@ -240,8 +240,8 @@ def test_flipped_bits_are_read_or_refused(path: Path, tmp_path: Path) -> None:
 
 _WRITER = """
 import sys
-from compressor.journal import Journal
-from compressor.outcome import Outcome
+from compressor.search.journal import Journal
+from compressor.search.outcome import Outcome
 with Journal.open(sys.argv[1], {"seed": 0}) as journal:
     start = len(journal.outcomes())
     for i in range(start, start + 10**6):

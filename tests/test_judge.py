@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from compressor.data import divided
 from compressor.errors import DataError, UsageError
-from compressor.judge import Judge, make_judge
+from compressor.network.data import divided
+from compressor.score.judge import Judge, make_judge
 
 
 class Shaped(nn.Module):

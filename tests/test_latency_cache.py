@@ -7,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from compressor.device.measure import Settings
 from compressor.errors import RunError
-from compressor.latency_cache import (
+from compressor.latency.cache import (
     Machine,
     Measured,
     Timed,
@@ -16,7 +17,6 @@ from compressor.latency_cache import (
     this_machine,
     write_measured,
 )
-from compressor.measure import Settings
 
 MACHINE = Machine("a processor", "a runtime 1.0", "CPUExecutionProvider", 1)
 MEASURED = Measured(MACHINE, 0.02, {"Conv 1x3": Timed(0.5, 0.4, 0.6)})

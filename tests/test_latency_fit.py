@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressor.errors import MeasureError
-from compressor.latency_fit import corrected, shrunk
+from compressor.latency.fit import corrected, shrunk
 
 
 def networks(seed: int, count: int, kinds: int = 3) -> np.ndarray:

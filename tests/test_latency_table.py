@@ -11,19 +11,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from compressor import latency_parts
 from compressor.coupling import Coupling, IndexMap, Role
+from compressor.deploy.slicing import BaseGraph
+from compressor.device.measure import Settings, create_session, random_inputs, run_session
+from compressor.device.timing import Latency
 from compressor.errors import ExportError, MeasureError
-from compressor.fused import fuse
-from compressor.latency_cache import this_machine
-from compressor.latency_parts import EMPTY, Clockwork, empty_model, measured_parts, reference_model
-from compressor.latency_table import LatencyTable, TableData, build_table
-from compressor.measure import Settings, create_session, random_inputs, run_session
-from compressor.operators import operators
+from compressor.latency import parts as latency_parts
+from compressor.latency.cache import this_machine
+from compressor.latency.fused import fuse
+from compressor.latency.operators import operators
+from compressor.latency.parts import EMPTY, Clockwork, empty_model, measured_parts, reference_model
+from compressor.latency.table import LatencyTable, TableData, build_table
 from compressor.plain import decode, encode
-from compressor.slicing import BaseGraph
 from compressor.space import Architecture, ChannelGroup, Choice, SearchLayer, SearchSpace
-from compressor.timing import Latency
 
 WIDTHS, SIDE = (8, 12, 16, 32), 8
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compressor.layout import LaidOut, laid_out, suits
+from compressor.network.layout import LaidOut, laid_out, suits
 from tests import networks
 
 IMAGES = (torch.randn(3, 3, 16, 16),)

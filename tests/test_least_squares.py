@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from compressor.least_squares import RIDGE, restricted, ridged
-from compressor.moments import Moments
+from compressor.refit.least_squares import RIDGE, restricted, ridged
+from compressor.refit.moments import Moments
 
 
 def problem(seed: int, inputs: int, outputs: int, groups: int = 1) -> tuple[Tensor, Tensor]:

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adapters.generic import GenericAdapter
-from compressor.data import tensors_hash
-from compressor.library import make_library
-from compressor.refit import refit
+from compressor.network.data import tensors_hash
+from compressor.network.structure import materialise
+from compressor.network.tracing import trace_fates
+from compressor.network.verify import tell_channels_apart, verify_space
+from compressor.refit.library import make_library
+from compressor.refit.sequence import refit
 from compressor.space import Architecture, SearchSpace
-from compressor.structure import materialise
-from compressor.tracing import trace_fates
-from compressor.verify import tell_channels_apart, verify_space
 from tests import networks
 
 EXAMPLE = (torch.zeros(1, 3, 16, 16),)
@@ -210,9 +210,9 @@ def from_both_starts(network: Any) -> tuple[float, float]:
 def test_with_a_small_ridge_it_matters_little_where_the_refit_starts_from(
     network: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compressor.refit_step.FOLDS", 1)
-    monkeypatch.setattr("compressor.folds._FIRST", 0)
-    monkeypatch.setattr("compressor.folds._AGAIN", 0)
+    monkeypatch.setattr("compressor.refit.step.FOLDS", 1)
+    monkeypatch.setattr("compressor.refit.folds._FIRST", 0)
+    monkeypatch.setattr("compressor.refit.folds._AGAIN", 0)
     built, sliced = from_both_starts(network)
     assert built == pytest.approx(sliced, rel=0.05)
 

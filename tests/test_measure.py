@@ -14,11 +14,10 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from compressor import agent, courier
-from compressor.errors import MeasureError, UsageError
-from compressor.job import OPTIMISATIONS, Job
-from compressor.local_device import LocalDevice
-from compressor.measure import (
+from compressor.device import agent, courier
+from compressor.device.job import OPTIMISATIONS, Job
+from compressor.device.local import LocalDevice
+from compressor.device.measure import (
     Settings,
     create_session,
     measure,
@@ -27,7 +26,8 @@ from compressor.measure import (
     run_session,
     time_in_turns,
 )
-from compressor.timing import Schedule
+from compressor.device.timing import Schedule
+from compressor.errors import MeasureError, UsageError
 
 QUICK = Settings(schedule=Schedule(warmup=2, repeats=1, rounds=6, seconds=1e-6))
 

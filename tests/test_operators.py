@@ -8,10 +8,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from compressor.device.measure import Settings, create_session, random_inputs, run_session
 from compressor.errors import ExportError, MeasureError, UsageError
-from compressor.fused import Fused, Given, fuse
-from compressor.measure import Settings, create_session, random_inputs, run_session
-from compressor.operators import Operator, model_of, operators, same_work
+from compressor.latency.fused import Fused, Given, fuse
+from compressor.latency.operators import Operator, model_of, operators, same_work
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 

@@ -12,12 +12,12 @@ from rich.console import Console
 from torch import nn
 
 from cli.tables import frontier_table
-from compressor import pipeline
 from compressor.errors import RunError
-from compressor.overview import Overview
-from compressor.pipeline import Result
-from compressor.report import render_overview
-from compressor.result import BudgetRow, Figures
+from compressor.report.overview import Overview
+from compressor.report.page import render_overview
+from compressor.report.result import BudgetRow, Figures
+from compressor.run import pipeline
+from compressor.run.pipeline import Result
 from tests.test_cli import GOOD, call
 from tests.test_result import make_summary
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from compressor.moments import Moments
-from compressor.patches import (
+from compressor.network.patches import (
     LARGEST_PATCH,
     as_matrix,
     channel_dim,
@@ -20,6 +19,7 @@ from compressor.patches import (
     patches,
     refittable,
 )
+from compressor.refit.moments import Moments
 
 CASES: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.Linear(5, 3), (2, 5)),

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import compressor
-from compressor import delivery, export, latency, pipeline
-from compressor.data import tensors_hash
+from compressor.deploy import export
+from compressor.deploy.export import ExportReport
+from compressor.device.timing import Latency, Schedule
 from compressor.errors import (
     AdapterError,
     BudgetError,
@@ -35,11 +36,12 @@ from compressor.errors import (
     SearchError,
     UsageError,
 )
-from compressor.export import ExportReport
+from compressor.latency import cost as latency
+from compressor.network.data import tensors_hash
 from compressor.progress import Event
-from compressor.reading import Reading, read_network
-from compressor.result import RunSummary
-from compressor.timing import Latency, Schedule
+from compressor.report.result import RunSummary
+from compressor.run import delivery, pipeline
+from compressor.run.reading import Reading, read_network
 from tests import networks
 
 FILES = {
@@ -207,8 +209,8 @@ def test_the_figures_are_those_of_the_network(real: dict[str, Any]) -> None:
     result = real["result"]
     best = result.summary.best
     assert best.params == sum(p.numel() for p in result.model.parameters())
-    assert best.score == compressor.judge.top1(result.model, data(1))
-    assert result.summary.base.score == compressor.judge.top1(real["net"], data(1))
+    assert best.score == compressor.score.judge.top1(result.model, data(1))
+    assert result.summary.base.score == compressor.score.judge.top1(real["net"], data(1))
     assert result.summary.evaluations == len(result.summary.scored) == 6
     costs = [p.madds for p in result.frontier]
     scores = [p.score for p in result.frontier]

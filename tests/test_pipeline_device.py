@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from compressor.device.job import Job, Readings, Settings
 from compressor.errors import DeviceError, RunError, UsageError
-from compressor.job import Job, Readings, Settings
-from compressor.result import RunSummary
+from compressor.report.result import RunSummary
 from tests.test_pipeline import FILES, Score, by_weights, compress
 
 

@@ -14,12 +14,14 @@ from torch import nn
 
 import compressor
 from cli.main import main
-from compressor import delivery, export, latency
+from compressor.deploy import export
+from compressor.device.timing import Schedule
 from compressor.errors import BudgetError, CheckError, InfeasibleError, RunError, UsageError
-from compressor.overview import Overview
+from compressor.latency import cost as latency
 from compressor.progress import Event
-from compressor.result import RunSummary
-from compressor.timing import Schedule
+from compressor.report.overview import Overview
+from compressor.report.result import RunSummary
+from compressor.run import delivery
 from tests import networks
 from tests.test_pipeline import FILES, Score, by_weights, compress, data, without_export
 

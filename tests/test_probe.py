@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor.judge import make_judge
-from compressor.probe import MOST, Probe, affordable, beside
-from compressor.scoring import Recipes, Scorer
+from compressor.score.judge import make_judge
+from compressor.score.probe import MOST, Probe, affordable, beside
+from compressor.score.scorer import Recipes, Scorer
 from compressor.space import Choice
 from tests import networks
 from tests.test_library import EXAMPLE, images

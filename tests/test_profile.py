@@ -17,14 +17,14 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper
 
 from cli.main import main
-from compressor.charts import SERIES, bars, standalone
+from compressor.device.job import Job
+from compressor.device.measure import Measured, Settings
+from compressor.device.origins import origins
+from compressor.device.profile import REST, NodeTime, Origin, Profile, grouped, read_events
+from compressor.device.profiling import profile_models
 from compressor.errors import MeasureError, RunError, UsageError
-from compressor.job import Job
-from compressor.measure import Measured, Settings
-from compressor.origins import origins
-from compressor.profile import REST, NodeTime, Origin, Profile, grouped, read_events
-from compressor.profile_chart import profile_chart, write_profile_picture
-from compressor.profiling import profile_models
+from compressor.report.charts import SERIES, bars, standalone
+from compressor.report.profile_chart import profile_chart, write_profile_picture
 from tests.test_cli import LATENCY
 
 

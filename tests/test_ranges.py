@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compressor.baselines import brute_force, random_search, regularised_evolution
 from compressor.cost import Limit
 from compressor.errors import BudgetError, InfeasibleError
-from compressor.outcome import SearchResult
-from compressor.reach import Reach
-from compressor.search import SearchSettings, layer_nas
-from compressor.settings import Strategy
+from compressor.search.baselines import brute_force, random_search, regularised_evolution
+from compressor.search.layer_nas import SearchSettings, layer_nas
+from compressor.search.outcome import SearchResult
+from compressor.search.reach import Reach
+from compressor.search.settings import Strategy
 from compressor.space import Architecture
 
 STRATEGIES: tuple[Strategy, ...] = ("guided", "published")

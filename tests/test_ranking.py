@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from adapters.generic import GenericAdapter
-from compressor.data import tensors_hash
 from compressor.errors import DataError, UsageError
-from compressor.gates import gate_slopes
-from compressor.library import LayerLibrary, make_library
-from compressor.ranking import RANKINGS
-from compressor.request import Options
+from compressor.network.data import tensors_hash
+from compressor.network.verify import tell_channels_apart, verify_space
+from compressor.refit.gates import gate_slopes
+from compressor.refit.library import LayerLibrary, make_library
+from compressor.refit.ranking import RANKINGS
+from compressor.run.request import Options
 from compressor.space import SearchLayer, SearchSpace
-from compressor.verify import tell_channels_apart, verify_space
 from tests import networks
 
 EXAMPLE = (torch.zeros(1, 3, 12, 12),)

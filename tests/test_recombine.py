@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compressor.kernels import Effects
-from compressor.recombine import best_of_each_cost
+from compressor.search.kernels import Effects
+from compressor.search.recombine import best_of_each_cost
 
 
 @st.composite

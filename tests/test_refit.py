@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressor.library import make_library
-from compressor.moments import Moments
-from compressor.refit import refit
-from compressor.tracing import Fate, trace_fates
+from compressor.network.tracing import Fate, trace_fates
+from compressor.refit.library import make_library
+from compressor.refit.moments import Moments
+from compressor.refit.sequence import refit
 from tests.test_library import EXAMPLE, images, loss, middle, read
 
 
@@ -152,7 +152,7 @@ def refitted(network: Any) -> tuple[nn.Module, nn.Module]:
 
 def without_rounds(network: Any) -> tuple[nn.Module, nn.Module]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("compressor.refit_step._ROUNDS", 0)
+        patch.setattr("compressor.refit.step._ROUNDS", 0)
         return refitted(network)
 
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressor.assembly import Assembler
-from compressor.few import few_images
-from compressor.folds import Folds
-from compressor.judge import make_judge
-from compressor.library import make_library
-from compressor.refit import Refitter
-from compressor.tracing import trace_fates
-from compressor.trials import Trials
+from compressor.network.tracing import trace_fates
+from compressor.refit.assembly import Assembler
+from compressor.refit.folds import Folds
+from compressor.refit.library import make_library
+from compressor.refit.sequence import Refitter
+from compressor.score.few import few_images
+from compressor.score.judge import make_judge
+from compressor.score.trials import Trials
 from tests import networks
 from tests.test_library import EXAMPLE, images, loss, middle, read
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressor import relevance as module
-from compressor.data import tensors_hash
-from compressor.library import make_library
-from compressor.moments import Moments
-from compressor.refit import Refitter
-from compressor.relevance import relevance
+from compressor.network.data import tensors_hash
+from compressor.refit import relevance as module
+from compressor.refit.library import make_library
+from compressor.refit.moments import Moments
+from compressor.refit.relevance import relevance
+from compressor.refit.sequence import Refitter
 from tests.test_library import EXAMPLE, images, loss, middle, read
 
 
@@ -100,7 +100,7 @@ def test_weighted_moments_are_those_of_repeated_patches() -> None:
 
 
 def test_a_refit_is_closer_where_it_matters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compressor.refit_step.FOLDS", 1)  # the same ridge with both
+    monkeypatch.setattr("compressor.refit.step.FOLDS", 1)  # the same ridge with both
     model, space = read(LeftHalf)
     library = make_library(model, space, EXAMPLE, images())
     architecture = middle(space)

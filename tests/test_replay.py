@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_leaves
 
-from compressor.replay import Replay, trace_calls
+from compressor.network.replay import Replay, trace_calls
 from tests import networks
 
 NETWORKS = [

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor.charts import Axes, Point, profile, scatter, share_bar
-from compressor.comparison import comparison
 from compressor.errors import RunError
-from compressor.report import render, sentence, write_report
-from compressor.result import BudgetRow, Figures, LayerRow, ScoredRow
+from compressor.report.charts import Axes, Point, profile, scatter, share_bar
+from compressor.report.comparison import comparison
+from compressor.report.page import render, sentence, write_report
+from compressor.report.result import BudgetRow, Figures, LayerRow, ScoredRow
 from compressor.space import Choice, Frozen
 from tests.test_result import make_summary
 

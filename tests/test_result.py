@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compressor.device.profile import NodeTime, Profile
 from compressor.errors import RunError
 from compressor.files import write_text
 from compressor.plain import decode, encode
-from compressor.profile import NodeTime, Profile
-from compressor.result import (
+from compressor.report.result import (
     BudgetRow,
     Figures,
     FrontierPoint,

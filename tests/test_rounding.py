@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor.kernels import Effects, Floats
-from compressor.recombine import best_of_each_cost
-from compressor.rounding import rounded
+from compressor.search.kernels import Effects, Floats
+from compressor.search.recombine import best_of_each_cost
+from compressor.search.rounding import rounded
 
 
 def _problem(layers: int, options: int, room: float, seed: int) -> tuple[Floats, Floats]:

@@ -8,11 +8,11 @@ from typing import TypeAlias
 import numpy as np
 from hypothesis import given, settings
 
-from compressor.kernels import Effects
-from compressor.moves import Recombined
-from compressor.recombine import best_of_each_cost
-from compressor.rows import Rows, count
+from compressor.search.kernels import Effects
+from compressor.search.moves import Recombined
+from compressor.search.recombine import best_of_each_cost
 from compressor.space import Architecture
+from compressor.trace.rows import Rows, count
 from tests.test_recombine import cases
 
 Case: TypeAlias = tuple[list[int], Effects, np.ndarray, tuple[int, int]]

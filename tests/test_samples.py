@@ -8,8 +8,8 @@ from pathlib import Path
 
 import compressor
 from benchmarks.support import sample
-from compressor.judge import top1
-from compressor.result import RunSummary
+from compressor.report.result import RunSummary
+from compressor.score.judge import top1
 from tests.test_cli import call
 
 ROOT = Path(__file__).resolve().parents[1]

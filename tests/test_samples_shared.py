@@ -13,10 +13,10 @@ import torch
 import compressor
 from benchmarks.support import SAMPLES, sample
 from cli.resolve import resolve_target
-from compressor import delivery
-from compressor.counting import count
-from compressor.judge import top1
-from compressor.timing import Schedule
+from compressor.device.timing import Schedule
+from compressor.network.counting import count
+from compressor.run import delivery
+from compressor.score.judge import top1
 
 
 def available(name: str) -> ModuleType:

@@ -15,8 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compressor.baselines import brute_force, random_search, regularised_evolution
-from compressor.buckets import Members
 from compressor.cost import Limit
 from compressor.errors import (
     BudgetError,
@@ -24,11 +22,13 @@ from compressor.errors import (
     RunError,
     SearchError,
 )
-from compressor.journal import Journal
-from compressor.outcome import Outcome
-from compressor.reach import Reach
-from compressor.search import SearchSettings, layer_nas
-from compressor.settings import Strategy
+from compressor.search.baselines import brute_force, random_search, regularised_evolution
+from compressor.search.buckets import Members
+from compressor.search.journal import Journal
+from compressor.search.layer_nas import SearchSettings, layer_nas
+from compressor.search.outcome import Outcome
+from compressor.search.reach import Reach
+from compressor.search.settings import Strategy
 from compressor.space import Architecture
 
 STRATEGIES: tuple[Strategy, ...] = ("guided", "published")

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compressor.assembly import Assembler
-from compressor.data import tensors_hash
-from compressor.judge import Judge, make_judge
-from compressor.library import LayerLibrary, make_library
+from compressor.network.data import tensors_hash
 from compressor.progress import Event
-from compressor.sensitivity import sensitivities
+from compressor.refit.assembly import Assembler
+from compressor.refit.library import LayerLibrary, make_library
+from compressor.score.judge import Judge, make_judge
+from compressor.score.sensitivity import sensitivities
 from tests import networks
 from tests.test_library import EXAMPLE, images, read
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compressor.agreement import largest_difference
 from compressor.coupling import Coupling, IndexMap, Role, Run
+from compressor.deploy.agreement import largest_difference
+from compressor.deploy.export import export_base
+from compressor.deploy.slicing import BaseGraph
+from compressor.device.measure import Settings, create_session
+from compressor.device.timing import Latency, Schedule
 from compressor.errors import ArchitectureError, ExportError, MeasureError
-from compressor.export import export_base
-from compressor.latency import LatencyCost
-from compressor.measure import Settings, create_session
-from compressor.slicing import BaseGraph
+from compressor.latency.cost import LatencyCost
+from compressor.network.structure import materialise
 from compressor.space import ChannelGroup, Choice, KernelCut, SearchLayer, SearchSpace
-from compressor.structure import materialise
-from compressor.timing import Latency, Schedule
 
 PRODUCED, CONSUMED, THROUGH = Role.PRODUCED, Role.CONSUMED, Role.THROUGH
 NORM = ("weight", "bias", "running_mean", "running_var")

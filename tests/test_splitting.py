@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressor.errors import ExportError
-from compressor.operators import Form, Operator
+from compressor.latency.operators import Form, Operator
+from compressor.latency.splitting import operators_of, split
 from compressor.space import Architecture
-from compressor.splitting import operators_of, split
 
 
 def form(name: str) -> Form:

@@ -16,12 +16,12 @@ from pathlib import Path
 import onnxruntime as ort
 import pytest
 
-from compressor.devices import parse_device
+from compressor.device.devices import parse_device
+from compressor.device.job import Job, Settings
+from compressor.device.measure import measure, measure_fully
+from compressor.device.ssh import ATTEMPTS, SshDevice
+from compressor.device.timing import Schedule
 from compressor.errors import DeviceError, MeasureError, UsageError
-from compressor.job import Job, Settings
-from compressor.measure import measure, measure_fully
-from compressor.ssh_device import ATTEMPTS, SshDevice
-from compressor.timing import Schedule
 from tests.sshd import Server, running
 from tests.test_devices import alive
 from tests.test_measure import doubling
@@ -195,8 +195,8 @@ def test_who_asked_is_killed_and_the_machine_is_left_clean(
     """Its own limit is far away: what ends the agent is the end of the connection."""
     device = server.device(python=hanging(tmp_path, remote), timeout=600)
     code = (
-        "import sys\nfrom compressor.devices import parse_device\n"
-        "from compressor.job import Settings\nparse_device(sys.argv[1]).check(Settings())"
+        "import sys\nfrom compressor.device.devices import parse_device\n"
+        "from compressor.device.job import Settings\nparse_device(sys.argv[1]).check(Settings())"
     )
     asking = subprocess.Popen([sys.executable, "-c", code, device], start_new_session=True)
     for _ in range(300):

@@ -14,13 +14,13 @@ from pathlib import Path
 import onnxruntime as ort
 import pytest
 
-from compressor import courier
-from compressor.devices import parse_device
+from compressor.device import courier
+from compressor.device.devices import parse_device
+from compressor.device.job import Device, Job, Settings
+from compressor.device.measure import measure, measure_fully
+from compressor.device.ssh import SshDevice
+from compressor.device.timing import Schedule
 from compressor.errors import DeviceError, MeasureError
-from compressor.job import Device, Job, Settings
-from compressor.measure import measure, measure_fully
-from compressor.ssh_device import SshDevice
-from compressor.timing import Schedule
 from tests.test_measure import doubling
 
 QUICK = Settings(schedule=Schedule(warmup=2, repeats=2, rounds=6, seconds=1e-6))

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compressor.baselines import brute_force
 from compressor.cost import Limit
 from compressor.errors import RunError, SearchError
-from compressor.journal import Journal
-from compressor.outcome import Outcome
-from compressor.reach import Reach
-from compressor.recall import recalled
-from compressor.search import SearchSettings, layer_nas
+from compressor.search.baselines import brute_force
+from compressor.search.journal import Journal
+from compressor.search.layer_nas import SearchSettings, layer_nas
+from compressor.search.outcome import Outcome
+from compressor.search.reach import Reach
+from compressor.search.recall import recalled
+from compressor.search.steps import steps
+from compressor.search.supply import Supply
 from compressor.space import Architecture
-from compressor.steps import steps
-from compressor.supply import Supply
 from tests.test_hints import problem
 from tests.test_search import Additive, Measured, Scorer
 

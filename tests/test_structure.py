@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from compressor.coupling import Coupling, IndexMap, Role
 from compressor.errors import ArchitectureError
+from compressor.network.structure import mask, masked, materialise
 from compressor.space import ChannelGroup, Choice, KernelCut, SearchLayer, SearchSpace
-from compressor.structure import mask, masked, materialise
 
 P, C, T = Role.PRODUCED, Role.CONSUMED, Role.THROUGH
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from compressor.cost import BatchCost, Limit, is_exact
 from compressor.plain import decode, encode
-from compressor.search import layer_nas
+from compressor.search.layer_nas import layer_nas
 from compressor.sum_table import SumCost, SumData
 
 DATA = SumData("latency", (2, 3), ((0,), (1, 0)), (1, 2, 10, 20, 30, 40, 50, 60), 100, 0.5)

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from compressor.kernels import Kernels, Marks
-from compressor.surrogate import Surrogate
+from compressor.search.kernels import Kernels, Marks
+from compressor.search.surrogate import Surrogate
 
 SIZES = (4, 3, 1, 5)
 

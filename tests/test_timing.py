@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from compressor.timing import Latency, interval, latencies
+from compressor.device.timing import Latency, interval, latencies
 
 LATENCY = Latency(1.0, 0.9, 1.2, 0.98, 1.02, 60, 1.0, 1.0, 1.0)
 

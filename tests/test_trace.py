@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from compressor.cost import Limit, madds_table, params_table
 from compressor.errors import RunError
 from compressor.files import JOURNAL
-from compressor.journal import Journal
-from compressor.outcome import Outcome, SearchResult
 from compressor.plain import decode, encode
-from compressor.recall import recalled
-from compressor.retrace import read_trace
-from compressor.search import SearchSettings, layer_nas
-from compressor.search_notes import note_given_up, note_start, state_problem
+from compressor.search.journal import Journal
+from compressor.search.layer_nas import SearchSettings, layer_nas
+from compressor.search.notes import note_given_up, note_start, state_problem
+from compressor.search.outcome import Outcome, SearchResult
+from compressor.search.recall import recalled
+from compressor.search.trend import Hints
 from compressor.space import Architecture
-from compressor.trace import Trace
-from compressor.trend import Hints
+from compressor.trace.retrace import read_trace
+from compressor.trace.trace import Trace
 from tests.test_cost import Net
 from tests.test_steps import around
 

@@ -12,16 +12,16 @@ from click.testing import CliRunner
 
 from cli.main import main
 from compressor.cost import Limit, madds_table, params_table
-from compressor.frontier import layer_nas_frontier
-from compressor.journal import Journal
-from compressor.outcome import Outcome, SearchResult
 from compressor.plain import decode, encode
-from compressor.recall import recalled
-from compressor.retrace import read_trace
-from compressor.search import SearchSettings
-from compressor.search_notes import note_start, state_problem
+from compressor.search.frontier import layer_nas_frontier
+from compressor.search.journal import Journal
+from compressor.search.layer_nas import SearchSettings
+from compressor.search.notes import note_start, state_problem
+from compressor.search.outcome import Outcome, SearchResult
+from compressor.search.recall import recalled
 from compressor.space import Architecture
-from compressor.trace import Trace
+from compressor.trace.retrace import read_trace
+from compressor.trace.trace import Trace
 from tests.test_trace import (
     HINTS,
     JOURNAL,

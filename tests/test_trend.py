@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from compressor.errors import SearchError
-from compressor.kernels import Floats, Networks
-from compressor.trend import Trend
+from compressor.search.kernels import Floats, Networks
+from compressor.search.trend import Trend
 
 SIZES = (3, 2, 4)
 HINTS = ((4.0, 1.0, 0.0), (2.0, 0.0), (8.0, 3.0, 2.0, 0.0))

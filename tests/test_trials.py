@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compressor.assembly import Assembler
-from compressor.few import few_images
-from compressor.judge import Judge, make_judge
-from compressor.library import LayerLibrary, make_library
-from compressor.outcome import Outcome
-from compressor.refit import Refitter
-from compressor.refit_step import Step
+from compressor.refit.assembly import Assembler
+from compressor.refit.library import LayerLibrary, make_library
+from compressor.refit.sequence import Refitter
+from compressor.refit.step import Step
+from compressor.score.few import few_images
+from compressor.score.judge import Judge, make_judge
+from compressor.score.trials import Trials
+from compressor.search.outcome import Outcome
 from compressor.space import Architecture
-from compressor.trials import Trials
 from tests import networks
 from tests.test_assembly import drawn
 from tests.test_library import EXAMPLE, images, read

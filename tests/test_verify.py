@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from compressor.coupling import Coupling, IndexMap, Role, Run
 from compressor.errors import DataError
+from compressor.network.structure import materialise
+from compressor.network.verify import verify_space
 from compressor.progress import Event
 from compressor.space import ChannelGroup, Choice, KernelCut, SearchLayer, SearchSpace
-from compressor.structure import materialise
-from compressor.verify import verify_space
 
 P, C, T = Role.PRODUCED, Role.CONSUMED, Role.THROUGH
 WIDTH = 8

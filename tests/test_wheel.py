@@ -78,7 +78,7 @@ def test_the_wheel_holds_every_module_the_template_and_the_type_marks(wheel: Pat
     }
     assert held == wanted
     assert {"compressor/py.typed", "adapters/py.typed", "cli/py.typed"} <= held
-    assert {"compressor/report.html.j2", "compressor/frontier.html.j2"} <= set(held)
+    assert {"compressor/report/report.html.j2", "compressor/report/frontier.html.j2"} <= set(held)
 
 
 def test_the_wheel_says_what_it_is(wheel: Path) -> None:

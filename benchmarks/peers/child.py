@@ -23,11 +23,11 @@ from benchmarks.peers import protocol
 from benchmarks.peers.protocol import Judged, Made, Request
 from benchmarks.peers.task import Meter, Method, Task, load_task, peak_mib
 from benchmarks.support import sample
-from compressor.counting import count
-from compressor.evaluate import recalibrate
-from compressor.export import export_onnx
-from compressor.finetune import Recipe, fine_tune
-from compressor.judge import top1
+from compressor.deploy.export import export_onnx
+from compressor.network.counting import count
+from compressor.score.evaluate import recalibrate
+from compressor.score.finetune import Recipe, fine_tune
+from compressor.score.judge import top1
 
 
 def make(request: Request, folder: Path) -> None:

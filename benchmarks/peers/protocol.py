@@ -71,7 +71,7 @@ class Made:
     """What a method made, and what that took.
 
     Attributes:
-        madds, params: of the network, counted by `compressor.counting`.
+        madds, params: of the network, counted by `compressor.network.counting`.
         madds_share, params_share: as shares of the original's.
         target: share of the MAdds that was asked for.
         seconds: wall clock from the original to the network, without reading data.

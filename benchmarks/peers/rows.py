@@ -14,9 +14,9 @@ from pathlib import Path
 from benchmarks.peers import protocol
 from benchmarks.peers.environment import ROOT
 from benchmarks.peers.protocol import JUDGED, MADE, Judged, Made, Request, Row, Timing
+from compressor.device.measure import Settings, measure
+from compressor.device.timing import Latency, Schedule
 from compressor.errors import CompressorError
-from compressor.measure import Settings, measure
-from compressor.timing import Latency, Schedule
 
 Call = Callable[[str, Path], str]
 _SECONDS = 4.0  # of measuring for each network

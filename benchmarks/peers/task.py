@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from benchmarks.peers.protocol import Attempt, Request
 from compressor.budget import parse_budget
-from compressor.counting import Count, count
-from compressor.data import as_inputs
 from compressor.errors import UsageError
-from compressor.judge import top1
+from compressor.network.counting import Count, count
+from compressor.network.data import as_inputs
+from compressor.score.judge import top1
 
 
 @dataclass(frozen=True)

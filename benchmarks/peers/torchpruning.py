@@ -25,9 +25,9 @@ from benchmarks.peers.protocol import Request
 from benchmarks.peers.target import Reached, reach
 from benchmarks.peers.task import Effort, Meter, Product, Task
 from compressor.coupling import Role
-from compressor.evaluate import recalibrate
-from compressor.judge import top1
-from compressor.reading import read_network
+from compressor.run.reading import read_network
+from compressor.score.evaluate import recalibrate
+from compressor.score.judge import top1
 
 _Ignored = Callable[[nn.Module], list[nn.Module]]
 

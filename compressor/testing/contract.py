@@ -12,22 +12,22 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from compressor.adapter import Adapter
 from compressor.cost import SizeTable, madds_table, params_table
-from compressor.counting import count
-from compressor.data import tensors_hash
-from compressor.export import export_onnx
+from compressor.deploy.export import export_onnx
+from compressor.network.adapter import Adapter
+from compressor.network.counting import count
+from compressor.network.data import tensors_hash
+from compressor.network.structure import mask, masked, materialise
+from compressor.network.verify import tell_channels_apart, verify_space
 from compressor.space import Architecture, SearchSpace
-from compressor.structure import mask, masked, materialise
-from compressor.verify import tell_channels_apart, verify_space
 
 
 class AdapterContract:
     """Subclass, give an adapter, a model and an example; every method starting with test runs.
 
     The space under test is the one that a user gets: as the adapter describes it, less what
-    `compressor.verify` freezes. `least_layers` and `least_share` keep an adapter that describes
-    nothing from passing.
+    `compressor.network.verify` freezes. `least_layers` and `least_share` keep an adapter that
+    describes nothing from passing.
 
     Attributes:
         least_layers: search layers that must remain.

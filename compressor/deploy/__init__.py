@@ -1,0 +1,1 @@
+"""Files that are deployed: ONNX graphs exported, sliced, compared, quantised."""

@@ -1,0 +1,1 @@
+"""How long models take: the devices, what runs on them, and the statistics."""

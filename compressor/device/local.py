@@ -1,0 +1,95 @@
+"""The device `local`: this machine, and for the timing this very process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from compressor.device import agent
+from compressor.device.job import Job, Readings, Settings, answers, failure, new_mark
+from compressor.errors import MeasureError
+
+LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class LocalDevice:
+    """Times models here; satisfies `compressor.device.job.Device`.
+
+    Attributes:
+        clock: seconds from any beginning.
+    """
+
+    clock: Callable[[], float] = time.perf_counter
+
+    @property
+    def name(self) -> str:
+        """`local`."""
+        return LOCAL
+
+    def check(self, settings: Settings) -> None:
+        """Raises `UsageError` unless ONNX Runtime has the provider and the system the cores."""
+        self.take(Job({}, settings))
+
+    def take(self, job: Job) -> Readings:
+        """Times the models of a job in this process; peak memory in one process each.
+
+        Raises:
+            MeasureError: a model is missing, cannot be loaded or fails to run; it is named.
+            UsageError: the settings are not possible here.
+        """
+        names = list(job.models)
+        models = [m if isinstance(m, bytes) else str(m) for m in job.models.values()]
+        try:
+            turns = agent.run_job(models, job.to_json("", []), self.clock)
+        except agent.AgentError as error:
+            raise failure(vars(error), names) from error
+        about = agent.facts()
+        arrays = {n: np.asarray(t, dtype=np.float64) for n, t in zip(names, turns, strict=True)}
+        memory = _memory(job) if job.memory else {}
+        return Readings(arrays, about["runtime"], about["processor"], memory)
+
+
+def _memory(job: Job) -> dict[str, int]:
+    """Peak memory of each model in bytes, in a fresh process each."""
+    mark = new_mark()
+    with tempfile.TemporaryDirectory() as scratch:
+        # Beside its own code, not in this package: its modules have names of Python's own.
+        shutil.copyfile(agent.__file__, Path(scratch, "agent.py"))
+        files = [
+            _file(model, Path(scratch, f"{i}.onnx")) for i, model in enumerate(job.models.values())
+        ]
+        Path(scratch, "job.json").write_text(json.dumps(job.to_json(mark, files)))
+        return {
+            name: _peak(scratch, i, list(job.models), mark) for i, name in enumerate(job.models)
+        }
+
+
+def _file(model: Path | bytes, place: Path) -> str:
+    """A file stays where it is: weights may lie beside it."""
+    if isinstance(model, Path):
+        return str(model.resolve())
+    place.write_bytes(model)
+    return str(place)
+
+
+def _peak(scratch: str, index: int, names: list[str], mark: str) -> int:
+    command = [sys.executable, str(Path(scratch, "agent.py")), scratch, str(index)]
+    done = subprocess.run(  # noqa: S603  (our own program)
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    for answer in answers(done.stdout, mark):
+        if "error" in answer:
+            raise failure(answer["error"], names)
+        return int(answer["peak"])
+    reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+    raise MeasureError(f"model {names[index]!r}: its peak memory cannot be measured: {reason}")

@@ -1,0 +1,226 @@
+"""The promise of a latency budget: predictions guide the search, measurements decide.
+
+A budget of latency is kept by the upper end of the 95 % interval of what the network was measured
+to take. Where the best networks of a search miss it, the predictions are corrected by what was
+measured, and the search goes on with a tighter limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+from compressor.budget import format_cost
+from compressor.cost import CostModel
+from compressor.deploy.slicing import BaseGraph
+from compressor.device.measure import Settings
+from compressor.device.timing import Latency, Schedule
+from compressor.errors import ExportError, InfeasibleError, MeasureError, RunError
+from compressor.latency.cache import this_machine
+from compressor.latency.cost import LatencyCost
+from compressor.latency.fused import fuse
+from compressor.latency.parts import Clockwork
+from compressor.latency.predicted import PredictedLatency
+from compressor.latency.table import LatencyTable, TableData, build_table
+from compressor.limits import ResolvedBudget
+from compressor.plain import decode, encode
+from compressor.progress import Event, Progress
+from compressor.search.journal import Journal
+from compressor.search.outcome import Candidate, SearchResult
+from compressor.space import Architecture, SearchSpace
+
+_CONFIRM = Schedule(rounds=20, seconds=4.0)
+_CONFIRMED = 8  # best candidates that are measured after a search
+_SEARCHES = 4  # searches, each with a tighter limit than the one before
+_TIGHTER = 0.98  # share of its last value that a limit has at most in the next search
+_ROUNDING = 1 + 1e-9
+_NOTE = "latency table"
+
+Goal: TypeAlias = Sequence[ResolvedBudget]
+SearchAgain: TypeAlias = Callable[[Goal], SearchResult]
+SearchAll: TypeAlias = Callable[[Sequence[Goal]], tuple[SearchResult, ...]]
+
+
+def predicted_latency(
+    graph: BaseGraph,
+    space: SearchSpace,
+    whole: LatencyCost,
+    settings: Settings,
+    journal: Journal,
+    progress: Progress,
+    folder: Path | None = None,
+) -> CostModel:
+    """The predicted latency; where the network cannot be split, `whole`, and that is told.
+
+    Parts that the folder holds times of are not measured again; what is new is added to it.
+
+    A table that the run's journal holds is taken from there, so that a resumed run predicts the
+    same.
+
+    Raises:
+        RunError: the journal holds a table that is none.
+    """
+    noted = journal.get(_NOTE)
+    if noted == {}:  # could not be split before
+        return whole
+    if noted is not None:
+        try:
+            table = LatencyTable.of(decode(TableData, noted))
+        except ValueError as error:
+            raise RunError(
+                f"the journal notes a latency table that cannot be one: {error}; it is broken or "
+                "foreign, choose another run directory"
+            ) from error
+        return PredictedLatency(table, whole, whole(space.original))
+    clockwork = Clockwork(whole.measurer, settings, this_machine(settings), folder)
+    try:
+        table = build_table(
+            graph, space, clockwork, partial(fuse, settings=settings), progress=progress
+        )
+    except (ExportError, MeasureError) as error:
+        progress(Event(_NOTE, 1, 1, f"there is none, each candidate is measured: {error}"))
+        journal.put(_NOTE, {})
+        return whole
+    journal.put(_NOTE, encode(table.data))
+    note = f"off by {table.correction.error:.1%} on networks left out"
+    progress(Event(_NOTE, 1, 1, note))
+    return PredictedLatency(table, whole, whole(space.original))
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """The network that was taken, and the search that found it."""
+
+    search: SearchResult
+    candidate: Candidate
+
+
+def searched(
+    goals: Sequence[Goal], settings: Settings, search: SearchAll
+) -> tuple[tuple[SearchResult, ...], Sequence[Goal]]:
+    """What a search finds, and the goals that it was given.
+
+    Predictions and the margin may say that nothing keeps a budget of latency. Then the network that
+    is predicted to be the fastest is measured; if it keeps the budget after all, the search is made
+    with that prediction as its limit.
+
+    Raises:
+        InfeasibleError: nothing keeps the goals; of latency the message names the fastest network.
+    """
+    try:
+        return search(goals), goals
+    except InfeasibleError as error:
+        goal = goals[-1]
+        latency = next((b for b in goal if b.budget.unit == "latency"), None)
+        if latency is None or not isinstance(latency.cost, PredictedLatency):
+            raise
+        fastest = latency.cost.fastest()
+        if latency.cost(fastest) <= latency.limit().high:
+            raise  # it is another limit that nothing keeps
+        longer = replace(settings, schedule=_CONFIRM)
+        found = latency.cost.measured(fastest, longer)
+        if len(goals) > 1 or not _keeps(latency, found):
+            raise _infeasible(latency, {fastest: found}, longer) from error
+        wider = latency.high * latency.cost(fastest) / latency.limit().high * _ROUNDING
+        wide = [tuple(replace(b, high=wider) if b is latency else b for b in goal)]
+        return search(wide), wide
+
+
+def confirmed(
+    result: SearchResult,
+    goal: Goal,
+    settings: Settings,
+    search: SearchAgain,
+    within: Goal | None = None,
+) -> Confirmed:
+    """The best candidate; under a latency budget, the best that a longer measurement confirms.
+
+    Args:
+        result: of the search.
+        goal: what was promised.
+        settings: how this run measures; the schedule is our own.
+        search: searches once more, within other budgets.
+        within: what the search was given, where that was not the goal itself.
+
+    Raises:
+        InfeasibleError: none was confirmed; the message names the fastest network and its time.
+    """
+    latency = next((b for b in goal if b.budget.unit == "latency"), None)
+    if latency is None or not isinstance(latency.cost, (LatencyCost, PredictedLatency)):
+        return Confirmed(result, result.best)
+    longer = replace(settings, schedule=_CONFIRM)
+    measured: dict[Architecture, Latency] = {}
+    results, tight = [result], within or goal
+    while True:
+        for candidate in _ranked(results, tight, measured)[:_CONFIRMED]:
+            found = latency.cost.measured(candidate.architecture, longer)
+            measured[candidate.architecture] = found
+            if _keeps(latency, found):
+                return Confirmed(results[-1], candidate)
+        if not isinstance(latency.cost, PredictedLatency) or len(results) == _SEARCHES:
+            raise _infeasible(latency, measured, longer)
+        tight = _tighter(tight, latency, measured)
+        try:
+            results.append(search(tight))
+        except InfeasibleError as error:
+            raise _infeasible(latency, measured, longer) from error
+
+
+def _ranked(
+    results: Sequence[SearchResult], goal: Goal, measured: dict[Architecture, Latency]
+) -> list[Candidate]:
+    """Candidates within the goal that were not measured yet, the best first, each once."""
+    every = [c for result in results for c in result.scored]
+    ranked = [results[-1].best, *sorted(every, key=lambda c: -c.score)]
+    first = {c.architecture: c for c in reversed(ranked)}
+    return [
+        first[a] for a in dict.fromkeys(c.architecture for c in ranked)
+        if a not in measured and all(b.limit().holds(b.cost(a)) for b in goal)
+    ]  # fmt: skip
+
+
+def _keeps(latency: ResolvedBudget, found: Latency) -> bool:
+    """Whether what was measured keeps the budget, the upper end of the interval included."""
+    return found.high_ms <= latency.high and latency.holds(found.median_ms)
+
+
+def _tighter(
+    goal: Goal, latency: ResolvedBudget, measured: dict[Architecture, Latency]
+) -> tuple[ResolvedBudget, ...]:
+    """The goal with predictions that know what was measured, and with less latency allowed.
+
+    The limit shrinks by what the corrected predictions still miss the upper ends by.
+    """
+    cost = latency.cost
+    assert isinstance(cost, PredictedLatency)  # noqa: S101  (others are not searched again)
+    learnt = cost.learnt({a: found.median_ms for a, found in measured.items()})
+    misses = sorted(found.high_ms / learnt(a) for a, found in measured.items())
+    before = next(b for b in goal if b.budget.unit == "latency").high
+    high = min(_TIGHTER * before, latency.high / misses[len(misses) // 2])
+    return tuple(
+        replace(b, cost=learnt, high=high, low=min(b.low, high) if b.low is not None else None)
+        if b.budget.unit == "latency"
+        else b
+        for b in goal
+    )
+
+
+def _infeasible(
+    latency: ResolvedBudget, measured: dict[Architecture, Latency], settings: Settings
+) -> InfeasibleError:
+    """Names the fastest network: of all that can be reached, where latency is predicted."""
+    cost = latency.cost
+    if isinstance(cost, PredictedLatency) and cost.fastest() not in measured:
+        measured = measured | {cost.fastest(): cost.measured(cost.fastest(), settings)}
+    fastest, best = min(measured.items(), key=lambda found: found[1].median_ms)
+    return InfeasibleError(
+        f"the budget {latency.budget} allows {format_cost('latency', latency.high)} with the "
+        f"upper end of the 95 % interval, but of the {len(measured)} networks measured the "
+        f"fastest, with the options {', '.join(map(str, fastest))}, takes "
+        f"{format_cost('latency', best.median_ms)} (95 % interval {best.low_ms:.3g} to "
+        f"{best.high_ms:.3g} ms); allow that much, let more layers shrink, or, if the machine was "
+        "busy, run the same command again"
+    )

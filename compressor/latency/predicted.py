@@ -1,0 +1,96 @@
+"""Latency as a cost that is predicted in microseconds, and measured where it matters.
+
+Knows no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.device.measure import Settings
+from compressor.device.timing import Latency
+from compressor.latency.cost import LatencyCost
+from compressor.latency.table import LatencyTable
+from compressor.space import Architecture
+from compressor.sum_table import SumCost
+
+_DRAWN = 1000  # random networks of which the fastest is made faster
+
+
+class PredictedLatency:
+    """Milliseconds of one call as the table predicts them; a `compressor.cost.BatchCost`.
+
+    Attributes:
+        table: what predicts.
+        cost: the same predictions in milliseconds, fully described by plain values.
+        whole: what measures whole networks.
+    """
+
+    unit = "latency"
+    monotone = False  # fewer channels can be slower: kernels of the runtime work in blocks
+
+    def __init__(self, table: LatencyTable, whole: LatencyCost, original_ms: float) -> None:
+        """Predicts shares of what the original takes, `original_ms` milliseconds."""
+        self.table, self.whole, self._ms = table, whole, original_ms
+        self.cost = SumCost(table.cost.data.scaled(original_ms))
+
+    def __call__(self, architecture: Architecture) -> float:
+        """Predicted milliseconds; the architecture must belong to the space."""
+        return self.cost(architecture)
+
+    def many(self, architectures: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Predicted milliseconds of networks `[N, L]`, `[N]`; the same as one by one."""
+        return self.cost.many(architectures)
+
+    def again(self, architecture: Architecture, settings: Settings) -> float:
+        """Milliseconds of the whole network, measured now.
+
+        Raises:
+            ArchitectureError: the architecture is not of this space.
+            ExportError: it cannot be cut from the graph, and there is no fallback.
+            MeasureError: ONNX Runtime cannot run it.
+        """
+        return self.measured(architecture, settings).median_ms
+
+    def measured(self, architecture: Architecture, settings: Settings) -> Latency:
+        """The whole network, measured now in turns with the original; errors as of `again`.
+
+        Milliseconds are shares of what the original is said to take.
+        """
+        return self.whole.measured(architecture, settings)
+
+    def learnt(self, measured: Mapping[Architecture, float]) -> PredictedLatency:
+        """Predictions corrected by milliseconds of whole networks."""
+        shares = {a: ms / self._ms for a, ms in measured.items()}
+        return PredictedLatency(self.table.learnt(shares), self.whole, self._ms)
+
+    def fastest(self) -> Architecture:
+        """The network that is predicted to be the fastest.
+
+        Found by changing one layer, or two that follow each other, for as long as that helps.
+        """
+        sizes = self.cost.data.sizes
+        rng = np.random.default_rng(0)
+        drawn = rng.integers(0, sizes, (_DRAWN, len(sizes)))
+        drawn[0] = 0
+        here = drawn[int(self.many(drawn).argmin())]
+        while True:
+            around = _around(here, sizes)
+            best = around[int(self.many(around).argmin())]
+            if not self(tuple(best.tolist())) < self(tuple(here.tolist())):
+                return tuple(here.tolist())
+            here = best
+
+
+def _around(network: NDArray[np.int64], sizes: tuple[int, ...]) -> NDArray[np.int64]:
+    """All networks that differ in one layer, or in two neighbouring ones."""
+    found = [network[None]]
+    for layer in range(max(1, len(sizes) - 1)):
+        both = sizes[layer : layer + 2]
+        changed = np.repeat(network[None], int(np.prod(both)), axis=0)
+        changed[:, layer : layer + 2] = np.indices(both).reshape(len(both), -1).T
+        found.append(changed)
+    return np.concatenate(found)

@@ -1,0 +1,1 @@
+"""PyTorch networks: read, traced, counted, cut, and proved."""

@@ -1,0 +1,242 @@
+"""Proves each search layer on the network at hand; what fails is frozen, with the reason.
+
+Three promises are checked on a copy of the network: the materialised network runs, its outputs
+equal those of the masked original, and its multiply-adds and parameters equal the tables'.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from compressor.cost import madds_table, params_table
+from compressor.errors import CompressorError, DataError
+from compressor.network.counting import Count, count, evaluating, forward, single, tracing
+from compressor.network.structure import masked, materialise
+from compressor.progress import Event, Progress, silent
+from compressor.space import Architecture, Choice, Frozen, SearchLayer, SearchSpace
+
+# A masked and a smaller network add the same numbers in another order; on ImageNet networks this
+# moves float32 outputs by up to 1e-5 of their scale. A wrong coupling moves them by as much as
+# the cut itself does.
+_NOISE = {torch.float32: 1e-5, torch.float64: 1e-12}
+_OF_SCALE = 1e-3
+_OF_EFFECT = 1e-2
+
+
+def verify_space(
+    model: nn.Module,
+    example: tuple[Tensor, ...],
+    space: SearchSpace,
+    progress: Progress = silent,
+) -> SearchSpace:
+    """Freezes every layer whose smallest choices cannot be proved right.
+
+    Each layer is checked alone, then all layers together; if only the combination fails, layers
+    are added one by one and those that break it are frozen. Of a layer that decides channels and a
+    kernel, the part that is right stays.
+
+    Args:
+        model: the original network; not touched.
+        example: inputs `[N, …]`; the first of the batch is used.
+        space: as an adapter described it.
+        progress: told after each layer.
+
+    Returns:
+        The space without the layers that failed; the reasons are in its `frozen`.
+    """
+    probe = Probe.make(model, example)
+    kept: list[SearchLayer] = []
+    frozen = list(space.frozen)
+    for i, layer in enumerate(space.layers):
+        good, reason = _good_part(probe, layer)
+        kept += [good] if good else []
+        frozen += [Frozen(layer.name, reason)] if reason else []
+        progress(Event("verify", i + 1, len(space.layers), layer.name))
+    if len(kept) > 1 and probe.failure(kept, need_effect=False):
+        kept, broken = _compatible(probe, kept)
+        frozen += broken
+    return SearchSpace(tuple(kept), tuple(frozen))
+
+
+def _good_part(probe: Probe, layer: SearchLayer) -> tuple[SearchLayer | None, str]:
+    """The layer, or of channels and kernel the one that is right; and what is wrong."""
+    reason = probe.failure([layer])
+    if not (reason and layer.group and layer.kernel):
+        return (None if reason else layer), reason
+    channels = replace(layer, kernel=None, choices=_only(layer, "channels"))
+    kernel = replace(layer, group=None, choices=_only(layer, "kernel"))
+    for part, other in ((channels, "kernel"), (kernel, "channels")):
+        if not probe.failure([part]):
+            return part, f"the {other}: {reason}"
+    return None, reason
+
+
+def _only(layer: SearchLayer, field: str) -> tuple[Choice, ...]:
+    found = sorted({int(getattr(choice, field)) for choice in layer.choices})
+    return tuple(Choice(**{field: value}) for value in found)
+
+
+def _compatible(
+    probe: Probe, layers: Sequence[SearchLayer]
+) -> tuple[list[SearchLayer], list[Frozen]]:
+    kept: list[SearchLayer] = []
+    broken: list[Frozen] = []
+    for layer in layers:
+        reason = probe.failure([*kept, layer], need_effect=False)
+        if reason:
+            broken.append(Frozen(layer.name, f"together with earlier layers: {reason}"))
+        else:
+            kept.append(layer)
+    return kept, broken
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A copy of the network on which wrong couplings show, with its outputs and its count.
+
+    `precise` is the same in float64 where the network runs in it: in a deep network the effect of
+    one cut can drown in float32's rounding, and then the second probe decides.
+    """
+
+    model: nn.Module
+    example: tuple[Tensor, ...]
+    outputs: list[Tensor]
+    count: Count
+    precise: Probe | None = None
+
+    @classmethod
+    def make(cls, model: nn.Module, example: tuple[Tensor, ...]) -> Probe:
+        """Copies the model; constant parameters get values that differ from channel to channel.
+
+        A BatchNorm scale of all zeros (as some networks are initialised) hides whatever is done
+        before it, and one of all ones cannot tell one channel from another.
+
+        Raises:
+            DataError: the model does not run on the example.
+        """
+        copied = copy.deepcopy(model).eval().requires_grad_(False)
+        tell_channels_apart(copied)
+        inputs = single(example)
+        probe = cls(copied, inputs, _tensors(forward(copied, inputs)), count(copied, inputs))
+        return replace(probe, precise=probe._in_double())
+
+    def _in_double(self) -> Probe | None:
+        inputs = tuple(t.double() if t.is_floating_point() else t for t in self.example)
+        doubled = copy.deepcopy(self.model).double()
+        try:
+            return Probe(doubled, inputs, _tensors(forward(doubled, inputs)), self.count)
+        except DataError:
+            return None  # the network casts to float32 itself; the first probe decides alone
+
+    def failure(self, layers: Sequence[SearchLayer], need_effect: bool = True) -> str:
+        """Why the smallest network of these layers cannot be trusted; empty if it can be."""
+        space = SearchSpace(tuple(layers))
+        return self.compare(space, space.smallest, need_effect)
+
+    def compare(
+        self, space: SearchSpace, architecture: Architecture, need_effect: bool = False
+    ) -> str:
+        """Why this architecture's network differs from the masked original; empty if equal."""
+        reason = self._compare(space, architecture, need_effect)
+        if reason and self.precise:
+            reason = self.precise._compare(space, architecture, need_effect)
+        return reason
+
+    def _compare(self, space: SearchSpace, architecture: Architecture, need_effect: bool) -> str:
+        try:
+            small = materialise(self.model, space, architecture)
+            with tracing() as tracer, evaluating(small):
+                got = _tensors(forward(small, self.example))
+            with masked(self.model, space, architecture):
+                want = _tensors(forward(self.model, self.example))
+        except (CompressorError, RuntimeError, ValueError, IndexError, AttributeError) as error:
+            return f"the pruned network fails: {_short(error)}"
+        return _difference(got, want, self.outputs, need_effect) or self._miscount(
+            space, architecture, tracer.count(small)
+        )
+
+    def _miscount(self, space: SearchSpace, architecture: Architecture, counted: Count) -> str:
+        tables = (
+            ("MAdds", counted.madds, madds_table(space, self.count.tensors, self.count.fixed)),
+            ("parameters", counted.params, params_table(space, self.count.tensors)),
+        )
+        for what, actual, table in tables:
+            if table(architecture) != actual:
+                return f"its {what} are {actual}, but the table says {table(architecture)}"
+        return ""
+
+
+def _difference(
+    got: Sequence[Tensor], want: Sequence[Tensor], before: Sequence[Tensor], need_effect: bool
+) -> str:
+    if [t.shape for t in got] != [t.shape for t in want]:
+        pairs = (
+            (list(a.shape), list(b.shape))
+            for a, b in zip(want, got, strict=False)
+            if a.shape != b.shape
+        )
+        old, new = next(pairs, (len(want), len(got)))
+        return f"its width is part of the network's output ({old} would become {new})"
+    scale = max((float(t.abs().max()) for t in want if t.numel()), default=0.0)
+    effect = _distance(want, before)
+    gap = _distance(got, want)
+    noise = max((_NOISE.get(t.dtype, 1e-5) for t in want), default=0.0)
+    if not gap <= max(noise * scale, min(_OF_SCALE * scale, _OF_EFFECT * effect)):
+        return (
+            f"the pruned network's output differs from the masked one's by {gap:.2g} "
+            f"(outputs up to {scale:.2g}, the cut itself changes them by {effect:.2g})"
+        )
+    if need_effect and effect <= 10 * gap:
+        return (
+            "removing its channels changes nothing in the output on the example input, "
+            "so the cut cannot be checked"
+        )
+    return ""
+
+
+def _distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    gaps = [
+        float((x.double() - y.double()).abs().max()) for x, y in zip(a, b, strict=True) if x.numel()
+    ]
+    return float("nan") if any(map(math.isnan, gaps)) else max(gaps, default=0.0)
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+def tell_channels_apart(model: nn.Module) -> None:
+    """Adds noise, in place, to constant parameters and to untrained BatchNorm statistics."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point() and _constant(parameter):
+                parameter.add_(_noise(parameter, generator))
+        for module in model.modules():
+            mean, var = (getattr(module, n, None) for n in ("running_mean", "running_var"))
+            if isinstance(mean, Tensor) and isinstance(var, Tensor):
+                if _constant(mean):
+                    mean += _noise(mean, generator)
+                if _constant(var):
+                    var *= 1 + _noise(var, generator).abs()
+
+
+def _constant(tensor: Tensor) -> bool:
+    return tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all())
+
+
+def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    return (0.1 * torch.randn(like.shape, generator=generator)).to(like)
+
+
+def _short(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]

@@ -1,0 +1,1 @@
+"""Smaller networks from a trained one without training: units ranked, weights solved again."""

@@ -1,0 +1,1 @@
+"""The whole chain, from what was asked for to a run directory."""

@@ -1,0 +1,60 @@
+"""The networks of a frontier, delivered one like the other: all of them or none."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from compressor.errors import RunError
+from compressor.report.overview import FILE_NAME, Overview
+from compressor.report.page import FILE_NAME as REPORT
+from compressor.report.page import write_overview
+from compressor.report.result import RunSummary
+from compressor.run.delivery import Found, deliver
+from compressor.run.request import Request, Stopwatch
+
+_UNFINISHED = ".unfinished"  # inside the run's folder, so that moving out of it is one step
+
+
+def deliver_all(
+    request: Request, found: Sequence[Found], folder: Path, watch: Stopwatch
+) -> list[tuple[Path, RunSummary]]:
+    """Writes a folder for each budget of the frontier, and the table of them all.
+
+    Each folder holds what a run with this budget alone would deliver. They are moved into place
+    when all of them were checked; `frontier.json`, which makes the run complete, comes last.
+
+    Returns:
+        Folder and summary of each, in the order of `found`.
+
+    Raises:
+        CheckError: ONNX and torch disagree, or a measured latency is above its budget.
+        ExportError: a network cannot be exported.
+        RunError: the directory cannot be written.
+    """
+    scratch = folder / _UNFINISHED
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed here
+        delivered = []
+        for each in found:
+            own = each.budgets[0].budget
+            budgets = tuple(resolved.budget for resolved in each.budgets)
+            single = replace(request, budgets=budgets, frontier=())
+            delivered.append((own.folder, deliver(single, each, scratch / own.folder, watch)))
+        overview = Overview.of(delivered)
+        (folder / FILE_NAME).unlink(missing_ok=True)
+        for name, _ in delivered:
+            shutil.rmtree(folder / name, ignore_errors=True)
+            (scratch / name).rename(folder / name)
+        write_overview(overview, folder / REPORT)
+        overview.write(folder)
+    except OSError as error:
+        raise RunError(
+            f"{str(folder)!r} cannot be written: {error.strerror or error}; free some space or "
+            "choose another directory"
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return [(folder / name, summary) for name, summary in delivered]

@@ -1,0 +1,205 @@
+"""What a run was asked for, checked before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from torch import nn
+
+from compressor.budget import Budget, parse_goals
+from compressor.device.job import Device, Settings
+from compressor.device.local import LocalDevice
+from compressor.errors import DataError, UsageError
+from compressor.network.counting import evaluating, forward
+from compressor.network.data import (
+    Batches,
+    Inputs,
+    as_inputs,
+    device_of,
+    divided,
+    keep,
+    on,
+    split,
+    steady,
+)
+from compressor.network.layout import LaidOut, suits
+from compressor.refit.ranking import check_ranking
+from compressor.score.evaluate import Score
+from compressor.score.finetune import KEEP
+from compressor.score.judge import Judge, make_judge
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of a run.
+
+    Attributes:
+        evaluations: networks to score at most.
+        finetune: epochs for the network that was found.
+        score_epochs: epochs for every network before it is scored.
+        seed: of the search and of fine-tuning.
+        adapter: registered name, or `package.module:Class`.
+        threads: of ONNX Runtime, for every latency.
+        provider: of ONNX Runtime.
+        refit: whether the weights that read cut channels are refitted by least squares.
+        ranking: which channels to keep first, a name of `compressor.refit.ranking.RANKINGS`.
+        command: shell line that repeats the run, for the report; empty from Python.
+        origin: where the network came from, for the report and `compressor export`.
+        device: where every latency is measured.
+        keep: which epoch of fine-tuning is kept, a name of `compressor.score.finetune.KEEP`.
+        latency_folder: where the times of single operators are kept for other runs, or None.
+        int8: whether the network is also delivered quantised; budgets of latency are then its.
+    """
+
+    evaluations: int = 100
+    finetune: int = 0
+    score_epochs: int = 0
+    seed: int = 0
+    adapter: str = "generic"
+    threads: int = 1
+    provider: str = "CPUExecutionProvider"
+    refit: bool = True
+    ranking: str = "reconstruction"
+    command: str = ""
+    origin: Mapping[str, str | None] = field(default_factory=dict)
+    device: Device = field(default_factory=LocalDevice)
+    int8: bool = False
+    latency_folder: Path | None = None
+    keep: str = "best"
+
+    def __post_init__(self) -> None:
+        for name, least in (("evaluations", 1), ("finetune", 0), ("score_epochs", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} must be at least {least}, but got {getattr(self, name)}")
+        check_ranking(self.ranking)
+        if self.keep not in KEEP:
+            raise UsageError(f"keep must be one of {', '.join(KEEP)}, but got {self.keep!r}")
+
+    @property
+    def ranked_by(self) -> str:
+        """The ranking that is used: nothing is reconstructed without refitting."""
+        return "magnitude" if self.ranking == "reconstruction" and not self.refit else self.ranking
+
+
+@dataclass(frozen=True)
+class Request:
+    """A network, its data and its budgets.
+
+    Attributes:
+        model: the original network; never touched.
+        example: inputs `[N, …]`.
+        budgets: limits that hold together.
+        frontier: limits that hold in turn, each together with `budgets`; empty for one network.
+        calibration: batches for BatchNorm statistics and for comparing ONNX with torch.
+        validation: batches that a `Judge` shows; None where the user's own score judges.
+        training: batches for fine-tuning, or None.
+        score: judges a network, higher is better; a `Judge`, or the user's own function.
+        options: settings.
+    """
+
+    model: nn.Module
+    example: Inputs
+    budgets: tuple[Budget, ...]
+    calibration: Batches
+    validation: Batches | None
+    training: Batches | None
+    score: Score
+    options: Options
+    frontier: tuple[Budget, ...] = ()
+
+    @property
+    def goals(self) -> tuple[tuple[Budget, ...], ...]:
+        """For each network that is asked for, what it must keep."""
+        return tuple((own, *self.budgets) for own in self.frontier) or (self.budgets,)
+
+    @property
+    def units(self) -> frozenset[str]:
+        """Units of everything that is limited."""
+        return frozenset(budget.unit for goal in self.goals for budget in goal)
+
+    @property
+    def score_name(self) -> str:
+        """A name of `compressor.score.judge.SCORES`, or "own" for the user's own function."""
+        return self.score.name if isinstance(self.score, Judge) else "own"
+
+
+def make_request(
+    model: nn.Module,
+    example_input: Any,
+    goals: tuple[Any, Any],
+    calibration: Any,
+    validation: Any,
+    training: Any,
+    score: Score | str | None,
+    options: Options,
+) -> Request:
+    """Checks everything that can be checked without work.
+
+    The goals are the texts of the budgets and of the frontier, of which one may be missing.
+
+    Raises:
+        UsageError: or one of its kinds, naming what was wrong.
+        DeviceError: the device cannot be reached.
+    """
+    if not isinstance(model, nn.Module):
+        raise DataError(f"the model must be a torch.nn.Module, but got {type(model).__name__}")
+    options.device.check(Settings(options.threads, options.provider))
+    example = on(device_of(model), as_inputs(example_input))
+    budgets, frontier = parse_goals(*goals)
+    if len(frontier) > options.evaluations:
+        raise UsageError(
+            "a frontier needs an evaluation for each of its budgets, but got "
+            f"{len(frontier)} budgets and {options.evaluations} evaluations; allow more evaluations"
+        )
+    calibrating = keep(steady(calibration), "calibration data")
+    own = callable(score)
+    if not own and validation is None:
+        calibrating, validation = divided(calibrating)
+    judged_on = None if own else keep(steady(validation), "validation data")
+    kept = None if training is None else keep(training, "training data")
+    first = _try_batch(model, example, calibrating)
+    if suits(model, first):
+        calibrating = LaidOut(calibrating)
+        judged_on = None if judged_on is None else LaidOut(judged_on)
+        kept = None if kept is None else LaidOut(kept)
+    judging = score if callable(score) else make_judge(score, judged_on or (), model)
+    return Request(
+        model, example, budgets, calibrating, judged_on, kept, judging, options, frontier
+    )
+
+
+def _try_batch(model: nn.Module, example: Inputs, calibration: Batches) -> Inputs:
+    """The first calibration batch; it and the example must fit the network, to begin with."""
+    inputs = on(device_of(model), split(next(iter(calibration)))[0])
+    with evaluating(model):
+        forward(model, example)
+        forward(model, inputs)
+    return inputs
+
+
+class Stopwatch:
+    """Wall-clock seconds of each stage, in order."""
+
+    def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
+        self.stages: dict[str, float] = {}
+        self._clock = clock
+        self._start = clock()
+
+    @property
+    def seconds(self) -> float:
+        """Since the stopwatch was made."""
+        return self._clock() - self._start
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the time of the block to the stage."""
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self.stages[name] = self.stages.get(name, 0.0) + self._clock() - start

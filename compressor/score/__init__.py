@@ -1,0 +1,1 @@
+"""How good a candidate is: scores, probes, and fine-tuning."""

@@ -1,0 +1,1 @@
+"""LayerNAS and the searches it is compared with: which architecture, under which limits."""

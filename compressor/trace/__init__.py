@@ -1,0 +1,1 @@
+"""What a search did, recorded while it runs or made again from its journal."""
