@@ -174,6 +174,16 @@ def test_no_module_imports_in_a_circle() -> None:
     assert list(TopologicalSorter(graph).static_order())  # raises CycleError with the circle
 
 
+def test_files_and_modules_that_the_documentation_names_are_there() -> None:
+    texts = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", *MODULES.values()]
+    for path in texts:
+        text = path.read_text(encoding="utf-8")
+        for file in re.findall(r"\b(?:compressor|adapters|cli)/[\w/]+\.py\b", text):
+            assert (ROOT / file).is_file(), (path, file)
+        for module in re.findall(r"`(compressor\.[a-z_]+\.[a-z_]+)", text):
+            assert module in MODULES or module.rpartition(".")[0] in MODULES, (path, module)
+
+
 def test_every_public_name_resolves_and_is_visible() -> None:
     for name in compressor.__all__:
         assert getattr(compressor, name).__name__ == name

@@ -1,17 +1,20 @@
 """The promise of a latency budget: predictions guide the search, measurements decide.
 
-A budget of latency is kept by the upper end of the 95 % interval of what the network was measured
-to take. Where the best networks of a search miss it, the predictions are corrected by what was
-measured, and the search goes on with a tighter limit.
+Before the search a few networks near the budget are measured, and the predictions corrected by
+them. A budget of latency is kept by the upper end of the 95 % interval of what the network was
+measured to take. Where the best networks of a search miss it, or leave much of it unused, the
+predictions are corrected by what was measured, and the search goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
+
+import numpy as np
 
 from compressor.budget import format_cost
 from compressor.cost import CostModel
@@ -35,11 +38,13 @@ from compressor.space import Architecture, SearchSpace
 _CONFIRM = Schedule(rounds=20, seconds=4.0)
 _CONFIRMED = 8  # best candidates that are measured after a search
 _SEARCHES = 4  # searches, each with a tighter limit than the one before
+_SPARE = 0.95  # share of the budget below which an upper end leaves much of it unused
+_TRIED = 8  # networks near the budgets that are measured before the search
 _TIGHTER = 0.98  # share of its last value that a limit has at most in the next search
 _ROUNDING = 1 + 1e-9
 _NOTE = "latency table"
 
-Goal: TypeAlias = Sequence[ResolvedBudget]
+Goal: TypeAlias = tuple[ResolvedBudget, ...]
 SearchAgain: TypeAlias = Callable[[Goal], SearchResult]
 SearchAll: TypeAlias = Callable[[Sequence[Goal]], tuple[SearchResult, ...]]
 
@@ -88,6 +93,32 @@ def predicted_latency(
     note = f"off by {table.correction.error:.1%} on networks left out"
     progress(Event(_NOTE, 1, 1, note))
     return PredictedLatency(table, whole, whole(space.original))
+
+
+def adjusted(goals: Sequence[Goal], progress: Progress) -> tuple[Goal, ...]:
+    """The goals with predictions that are right today for networks near their latency budgets.
+
+    A table may be of another day, and of a machine on which something else ran. What is measured
+    here is remembered as the cost of those networks, so that a resumed run adjusts the same.
+
+    Raises:
+        MeasureError: ONNX Runtime cannot run one of the networks.
+        DeviceError: the device fails.
+    """
+    budgets = [b for goal in goals for b in goal if isinstance(b.cost, PredictedLatency)]
+    if not budgets:
+        return tuple(tuple(goal) for goal in goals)
+    cost = budgets[0].cost
+    assert isinstance(cost, PredictedLatency)  # noqa: S101  (chosen by that above)
+    aims = np.resize([b.limit().high for b in budgets], _TRIED) * np.linspace(0.95, 1.05, _TRIED)
+    seen: dict[Architecture, float] = {}
+    for network in cost.near(aims.tolist()):
+        seen[network] = cost.whole(network)
+        progress(Event(_NOTE, len(seen), _TRIED, "networks near the budget timed"))
+    learnt = cost.learnt(seen) if seen else cost
+    return tuple(
+        tuple(replace(b, cost=learnt) if b.cost is cost else b for b in goal) for goal in goals
+    )
 
 
 @dataclass(frozen=True)
@@ -153,20 +184,55 @@ def confirmed(
         return Confirmed(result, result.best)
     longer = replace(settings, schedule=_CONFIRM)
     measured: dict[Architecture, Latency] = {}
-    results, tight = [result], within or goal
+    results, limits = [result], within or goal
+    kept: Confirmed | None = None
     while True:
-        for candidate in _ranked(results, tight, measured)[:_CONFIRMED]:
-            found = latency.cost.measured(candidate.architecture, longer)
-            measured[candidate.architecture] = found
-            if _keeps(latency, found):
-                return Confirmed(results[-1], candidate)
+        ranked = _ranked(results, limits, measured)
+        found = _first_kept(
+            latency, latency.cost, _better(ranked, kept)[:_CONFIRMED], longer, measured
+        )
+        once_more = found is not None and kept is None and _wastes(latency, measured, found)
+        if found is not None:
+            kept = Confirmed(results[-1], found)
+        if kept is not None and not once_more:
+            return kept
         if not isinstance(latency.cost, PredictedLatency) or len(results) == _SEARCHES:
             raise _infeasible(latency, measured, longer)
-        tight = _tighter(tight, latency, measured)
+        limits = _corrected(limits, latency, measured, tighter=kept is None)
         try:
-            results.append(search(tight))
+            results.append(search(limits))
         except InfeasibleError as error:
-            raise _infeasible(latency, measured, longer) from error
+            if kept is None:
+                raise _infeasible(latency, measured, longer) from error
+            return kept
+
+
+def _first_kept(
+    latency: ResolvedBudget,
+    cost: LatencyCost | PredictedLatency,
+    candidates: Sequence[Candidate],
+    settings: Settings,
+    measured: dict[Architecture, Latency],
+) -> Candidate | None:
+    """The first that keeps the budget; what is measured until then is noted in `measured`."""
+    for candidate in candidates:
+        found = cost.measured(candidate.architecture, settings)
+        measured[candidate.architecture] = found
+        if _keeps(latency, found):
+            return candidate
+    return None
+
+
+def _better(candidates: Sequence[Candidate], kept: Confirmed | None) -> list[Candidate]:
+    return [c for c in candidates if kept is None or c.score > kept.candidate.score]
+
+
+def _wastes(
+    latency: ResolvedBudget, measured: Mapping[Architecture, Latency], found: Candidate
+) -> bool:
+    """Whether predictions that are corrected could find a network that uses more of the budget."""
+    predicted = isinstance(latency.cost, PredictedLatency) and latency.low is None
+    return predicted and measured[found.architecture].high_ms < _SPARE * latency.high
 
 
 def _ranked(
@@ -187,19 +253,26 @@ def _keeps(latency: ResolvedBudget, found: Latency) -> bool:
     return found.high_ms <= latency.high and latency.holds(found.median_ms)
 
 
-def _tighter(
-    goal: Goal, latency: ResolvedBudget, measured: dict[Architecture, Latency]
+def _corrected(
+    goal: Goal,
+    latency: ResolvedBudget,
+    measured: dict[Architecture, Latency],
+    *,
+    tighter: bool,
 ) -> tuple[ResolvedBudget, ...]:
-    """The goal with predictions that know what was measured, and with less latency allowed.
+    """The goal with predictions that know what was measured.
 
-    The limit shrinks by what the corrected predictions still miss the upper ends by.
+    With less latency allowed where that missed the budget: the limit then shrinks by what the
+    corrected predictions still miss the upper ends by.
     """
     cost = latency.cost
     assert isinstance(cost, PredictedLatency)  # noqa: S101  (others are not searched again)
     learnt = cost.learnt({a: found.median_ms for a, found in measured.items()})
-    misses = sorted(found.high_ms / learnt(a) for a, found in measured.items())
-    before = next(b for b in goal if b.budget.unit == "latency").high
-    high = min(_TIGHTER * before, latency.high / misses[len(misses) // 2])
+    high = latency.high
+    if tighter:
+        misses = sorted(found.high_ms / learnt(a) for a, found in measured.items())
+        before = next(b for b in goal if b.budget.unit == "latency").high
+        high = min(_TIGHTER * before, high / misses[len(misses) // 2])
     return tuple(
         replace(b, cost=learnt, high=high, low=min(b.low, high) if b.low is not None else None)
         if b.budget.unit == "latency"

@@ -5,7 +5,7 @@ Knows no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from compressor.device.measure import Settings
 from compressor.device.timing import Latency
 from compressor.latency.cost import LatencyCost
-from compressor.latency.table import LatencyTable
+from compressor.latency.table import LatencyTable, networks_at
 from compressor.space import Architecture
 from compressor.sum_table import SumCost
 
@@ -32,10 +32,16 @@ class PredictedLatency:
     unit = "latency"
     monotone = False  # fewer channels can be slower: kernels of the runtime work in blocks
 
-    def __init__(self, table: LatencyTable, whole: LatencyCost, original_ms: float) -> None:
-        """Predicts shares of what the original takes, `original_ms` milliseconds."""
+    def __init__(
+        self, table: LatencyTable, whole: LatencyCost, original_ms: float, pace: float = 1.0
+    ) -> None:
+        """Predicts shares of what the original takes, `original_ms` milliseconds.
+
+        All are multiplied by `pace`: with what else runs on a machine, the time of small networks
+        beside that of large ones changes, and a table may be of another day.
+        """
         self.table, self.whole, self._ms = table, whole, original_ms
-        self.cost = SumCost(table.cost.data.scaled(original_ms))
+        self.cost = SumCost(table.cost.data.scaled(original_ms * pace))
 
     def __call__(self, architecture: Architecture) -> float:
         """Predicted milliseconds; the architecture must belong to the space."""
@@ -63,9 +69,19 @@ class PredictedLatency:
         return self.whole.measured(architecture, settings)
 
     def learnt(self, measured: Mapping[Architecture, float]) -> PredictedLatency:
-        """Predictions corrected by milliseconds of whole networks."""
+        """Predictions corrected by milliseconds of whole networks.
+
+        The table is fitted to them as well; then all predictions are multiplied by what makes the
+        middle one of them right, since they are about today and about what is of interest.
+        """
         shares = {a: ms / self._ms for a, ms in measured.items()}
-        return PredictedLatency(self.table.learnt(shares), self.whole, self._ms)
+        table = self.table.learnt(shares)
+        pace = float(np.median([share / table(a) for a, share in shares.items()]))
+        return PredictedLatency(table, self.whole, self._ms, pace)
+
+    def near(self, aims: Sequence[float]) -> list[Architecture]:
+        """For each aim in milliseconds a random network that is predicted to take about that."""
+        return networks_at(self.many, self.cost.data.sizes, aims, seed=0)
 
     def fastest(self) -> Architecture:
         """The network that is predicted to be the fastest.

@@ -216,15 +216,28 @@ def spread_networks(
 
     The first two are the smallest and the original.
     """
+    ends = np.array([[0] * len(sizes), [size - 1 for size in sizes]], dtype=np.int64)
+    low, high = cost(ends)
+    between = networks_at(cost, sizes, np.linspace(low, high, count)[1:-1], seed)
+    return list(dict.fromkeys([*map(tuple, ends.tolist()), *between]))
+
+
+def networks_at(
+    cost: Callable[[NDArray[np.int64]], Floats],
+    sizes: Sequence[int],
+    aims: Sequence[float] | Floats,
+    seed: int,
+) -> list[Architecture]:
+    """Different random networks, for each aim one that costs about as much; neither of the ends."""
     drawn = _drawn(sizes, np.random.default_rng(seed))
-    costs = cost(drawn)
-    found = dict.fromkeys(tuple(row) for row in drawn[:2].tolist())
-    for aim in np.linspace(costs[0], costs[1], count)[1:-1]:
+    costs, ends = cost(drawn), {tuple(row) for row in drawn[:2].tolist()}
+    found = dict.fromkeys(ends)
+    for aim in aims:
         nearest = (tuple(drawn[i].tolist()) for i in np.argsort(np.abs(costs - aim)))
         network = next((a for a in nearest if a not in found), None)
         if network is not None:
             found[network] = None
-    return list(found)
+    return [a for a in found if a not in ends]
 
 
 def _drawn(sizes: Sequence[int], rng: np.random.Generator) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from compressor.deploy.export import export_base, export_onnx
 from compressor.deploy.quantise import quantise_for_timing
 from compressor.device.local import LOCAL
 from compressor.device.timing import Schedule
-from compressor.latency.confirming import Goal, confirmed, predicted_latency, searched
+from compressor.latency.confirming import Goal, adjusted, confirmed, predicted_latency, searched
 from compressor.latency.cost import LatencyCost, measurer_on
 from compressor.limits import ResolvedBudget, resolve_budgets
 from compressor.progress import Event, Progress
@@ -83,7 +83,11 @@ def find(
     costs, whole = _costs(request, reading, journal, scorer, watch, progress)
     # Shares are of what the original was measured to take, not of what is predicted for it.
     resolved = [resolve_budgets(goal, whole, reading.space.original) for goal in request.goals]
-    goals = [tuple(replace(b, cost=costs[b.budget.unit]) for b in goal) for goal in resolved]
+    goals: list[Goal] = [
+        tuple(replace(b, cost=costs[b.budget.unit]) for b in goal) for goal in resolved
+    ]
+    with watch.stage("latency table"):
+        goals = list(adjusted(goals, progress))
     goals.sort(key=lambda goal: -goal[0].high)
     with watch.stage("sensitivity"):
         guide = scorer.guide(progress)
