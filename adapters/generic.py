@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from adapters.dependency_groups import RawGroup, read_groups, unit_positions, units
+from adapters.dependency_groups import read_groups
+from adapters.groups import RawGroup, unit_positions, units
+from adapters.traced_groups import trace_groups
 from compressor.coupling import Coupling, IndexMap, Role
 from compressor.errors import AdapterError
 from compressor.network.counting import evaluating, forward, single
@@ -50,7 +52,7 @@ class GenericAdapter:
         reading = _Reading(model, order)
         try:
             groups: list[RawGroup] | None = sorted(
-                read_groups(model, example), key=lambda g: _place(g, order)
+                _groups(model, example), key=lambda g: _place(g, order)
             )
         except AdapterError as error:
             # Kernels can still be cropped: they change no width and need no dependency graph.
@@ -149,11 +151,11 @@ class _Reading:
     def _channels(self, group: RawGroup) -> ChannelGroup:
         if group.problem:
             raise AdapterError(group.problem)
-        if not any(m.role is Role.CONSUMED for m in group.members):
-            raise AdapterError("nothing in the network reads its channels: they are its output")
         tied = units(group)
         if len(tied) < 2:
             raise AdapterError("all its channels can only be removed together")
+        if not any(m.role is Role.CONSUMED for m in group.members):
+            raise AdapterError("nothing in the network reads its channels: they are its output")
         couplings = self._couplings(group, tied)
         order = magnitude_order(self._tensors, couplings, len(tied))
         return ChannelGroup(group.width, len(tied[0]), order, couplings)
@@ -218,6 +220,17 @@ class _Reading:
                 if coupling.tensor == f"{conv}.weight" and coupling.role is not Role.CONSUMED:
                     return name
         return ""
+
+
+def _groups(model: nn.Module, example: tuple[Tensor, ...]) -> list[RawGroup]:
+    """Groups as followed through a forward pass; torch-pruning's where that fails."""
+    try:
+        return trace_groups(model, example)
+    except AdapterError as error:
+        try:
+            return read_groups(model, example)
+        except AdapterError as other:
+            raise AdapterError(f"{error}; and {other}") from other
 
 
 def execution_order(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, int]:

@@ -168,20 +168,20 @@ class Shuffled(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def test_channel_shuffle_is_never_cut_wrongly() -> None:
+def test_channel_shuffle_ties_the_halves() -> None:
     torch.manual_seed(0)
     space = proved(Shuffled())
-    (stem,) = space.layers
-    assert [(c.channels, c.kernel) for c in stem.choices] == [(None, 3), (None, 5)]
-    assert "the channels" in reasons(space)["stem.0"]
+    stem = next(layer for layer in space.layers if layer.name == "stem.0")
+    assert {c.channels for c in stem.choices} == {2, 4, 8, 12, 16}
+    assert stem.group is not None
+    assert stem.group.per_unit == 2
 
 
-def test_a_network_that_cannot_be_traced_keeps_its_channels_with_one_reason() -> None:
+def test_shufflenet_can_be_cut_inside_its_blocks() -> None:
     torch.manual_seed(0)
     net = torchvision().models.get_model("shufflenet_v2_x0_5", weights=None)
     space = proved(net, (torch.randn(1, 3, 32, 32),))
-    assert "torch-pruning" in reasons(space)["all channels"]
-    assert len(space.frozen) == 1
+    assert {"conv1.0", "stage2.0.branch2.0", "stage4.3.branch2.0"} <= set(names(space))
 
 
 def test_kernels_remain_where_channels_cannot_be_traced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,6 +191,7 @@ def test_kernels_remain_where_channels_cannot_be_traced(monkeypatch: pytest.Monk
         raise ZeroDivisionError("as in ShuffleNet")
 
     monkeypatch.setattr(torch_pruning.DependencyGraph, "build_dependency", fails)
+    monkeypatch.setattr("adapters.traced_groups.follow", fails)
     space = proved(networks.LargeKernels())
     assert names(space) == ["stem.0", "depthwise.0", "dense", "dilated"]
     assert list(reasons(space)) == ["all channels"]
@@ -206,17 +207,18 @@ class Sequence(nn.Module):
         return self.head((x[0] if isinstance(x, tuple) else x).mean(1))
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "MultiheadAttention"])
-def test_modules_that_are_kept_whole_are_named(kind: str) -> None:
-    inner = (
-        nn.LSTM(16, 16, batch_first=True)
-        if kind == "LSTM"
-        else nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
-    )
+@pytest.mark.parametrize(
+    ("inner", "reason"),
+    [
+        (nn.LSTM(16, 16, batch_first=True), "which is kept whole"),
+        (nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), "a normalisation over channels"),
+    ],
+)
+def test_what_cannot_be_cut_is_named(inner: nn.Module, reason: str) -> None:
     space = proved(Sequence(inner), (torch.randn(2, 5, 8),))
-    assert f"is a {kind}, which is kept whole" in reasons(space)["embed"]
+    assert reason in reasons(space)["embed"]
     # the feed-forward part of the transformer is an ordinary pair of linear layers
-    assert names(space) == ([] if kind == "LSTM" else ["inner.linear1"])
+    assert names(space) == ([] if isinstance(inner, nn.LSTM) else ["inner.linear1"])
 
 
 def test_large_kernels() -> None:

@@ -1,0 +1,100 @@
+"""Which channels of a network stand or fall together: classes that only ever grow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from compressor.coupling import Role
+
+NOTHING = 0
+"""The identity of what no decision takes away."""
+
+
+@dataclass
+class Slices:
+    """One dimension of one tensor: the identity at each position, and how the tensor meets it."""
+
+    ids: NDArray[np.int64]
+    role: Role
+
+
+@dataclass
+class Classes:
+    """Identities of channels, which of them are tied, and which cannot be taken away.
+
+    Attributes:
+        slices: tensor and dimension to identities.
+        reasons: root of a class to why it stays; roots change, see `reason`.
+    """
+
+    slices: dict[tuple[str, int], Slices] = field(default_factory=dict)
+    reasons: dict[int, str] = field(default_factory=dict)
+    _parent: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+
+    def new(self, count: int) -> NDArray[np.int64]:
+        """So many identities that nothing is tied to yet."""
+        made = np.arange(len(self._parent), len(self._parent) + count, dtype=np.int64)
+        self._parent = np.concatenate([self._parent, made])
+        return made
+
+    def roots(self, ids: Tensor) -> Tensor:
+        """One identity for each class, in place of its members."""
+        while True:
+            higher = self._parent[self._parent]
+            if (higher == self._parent).all():
+                return torch.from_numpy(self._parent)[ids]
+            self._parent = higher
+
+    def tie(self, one: Tensor, other: Tensor) -> None:
+        """Makes identities at equal places one; beside nothing an identity cannot be taken away."""
+        one, other = torch.broadcast_tensors(self.roots(one), self.roots(other))  # type: ignore[no-untyped-call]
+        pairs = torch.stack([one.reshape(-1), other.reshape(-1)])
+        for a, b in torch.unique(pairs[:, pairs[0] != pairs[1]], dim=1).T.tolist():
+            if NOTHING in (a, b):
+                self._keep(max(a, b), "it is added to something whose channels cannot be cut")
+                continue
+            low, high = sorted((self._root(a), self._root(b)))
+            self._parent[high] = low
+            if high in self.reasons:
+                self.reasons.setdefault(low, self.reasons[high])
+
+    def keep(self, ids: Tensor, reason: str) -> None:
+        """Says why identities cannot be taken away; the first reason stays."""
+        for root in torch.unique(self.roots(ids)).tolist():
+            self._keep(root, reason)
+
+    def meet(self, tensor: str, dim: int, size: int, role: Role, at: Tensor, ids: Tensor) -> None:
+        """Notes that positions `at` of a tensor's dimension go with identities."""
+        found = self.slices.setdefault((tensor, dim), Slices(np.zeros(size, dtype=np.int64), role))
+        at, ids = at.reshape(-1), self.roots(ids.reshape(-1))
+        before = torch.from_numpy(found.ids[at.numpy()])
+        known = before != NOTHING
+        if known.any():
+            self.tie(before[known], ids[known])
+            if found.role is not role and Role.THROUGH not in (found.role, role):
+                self.keep(ids, f"{tensor!r} both makes and reads them")
+        found.ids[at.numpy()] = ids.numpy()
+
+    def made(self, tensor: str, dim: int, size: int, at: Tensor) -> Tensor:
+        """Identities of the channels that positions of a tensor's dimension make."""
+        found = self.slices.setdefault(
+            (tensor, dim), Slices(np.zeros(size, dtype=np.int64), Role.PRODUCED)
+        )
+        places = at.numpy()
+        fresh = np.unique(places[found.ids[places] == NOTHING])
+        found.ids[fresh] = self.new(len(fresh))
+        return torch.from_numpy(found.ids[places])
+
+    def _keep(self, root: int, reason: str) -> None:
+        if root != NOTHING:
+            self.reasons.setdefault(self._root(root), reason)
+
+    def _root(self, one: int) -> int:
+        while self._parent[one] != one:
+            one = int(self._parent[one])
+        return one

@@ -1,0 +1,172 @@
+"""What the tensors of a forward pass stand for, element by element."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from adapters.classes import Classes
+from compressor.coupling import Role
+
+Factors: TypeAlias = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Elements of a parameter or buffer: which, by their number in it."""
+
+    name: str
+    shape: tuple[int, ...]
+    places: Tensor
+
+    def along(self, dim: int) -> Tensor:
+        """The position of each element along a dimension of the parameter."""
+        return (self.places // math.prod(self.shape[dim + 1 :])) % self.shape[dim]
+
+
+class Follower:
+    """Identities of the elements of all tensors that are alive.
+
+    An element may stand for several things at once (of a token and of a channel), so that there
+    are several tensors of identities; each has size 1 along dimensions in which it does not change.
+
+    Attributes:
+        classes: which identities are tied, and which tensors they meet.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Knows the parameters and buffers."""
+        self.classes = Classes()
+        self._known: Any = WeakIdKeyDictionary()
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            places = torch.arange(tensor.numel()).reshape(tensor.shape)
+            self._known[tensor] = Weight(name, tuple(tensor.shape), places)
+
+    def factors(self, tensor: Any) -> Factors:
+        """Identities of an activation, in roots; none of a parameter."""
+        known = self._known.get(tensor, ()) if isinstance(tensor, Tensor) else ()
+        if isinstance(known, Weight):
+            return ()
+        return tuple(self._small(f.expand(tensor.shape)) for f in known)
+
+    def weight(self, tensor: Any) -> Weight | None:
+        """The parameter that a tensor holds elements of."""
+        known = self._known.get(tensor) if isinstance(tensor, Tensor) else None
+        return known if isinstance(known, Weight) else None
+
+    def note(self, out: Any, factors: Iterable[Tensor]) -> None:
+        """What a tensor stands for; identities of nothing are left out, equal ones are one."""
+        if not isinstance(out, Tensor):
+            return
+        kept: list[Tensor] = []
+        for factor in factors:
+            small = self._small(factor.expand(out.shape))
+            if bool((small != 0).any()) and not any(same(small, k) for k in kept):
+                kept.append(small)
+        self._known[out] = tuple(kept)
+
+    def note_weight(self, out: Tensor, weight: Weight) -> None:
+        """A tensor that holds elements of a parameter."""
+        self._known[out] = weight
+
+    def forget(self, tensor: Tensor) -> None:
+        """A tensor that no longer holds what it did."""
+        if self.weight(tensor) is None:
+            self._known.pop(tensor, None)
+
+    def keep(self, tensor: Any, reason: str) -> None:
+        """Says why nothing of a tensor can be cut."""
+        for factor in self.factors(tensor):
+            self.classes.keep(factor, reason)
+
+    def _small(self, factor: Tensor) -> Tensor:
+        """Identities as roots, with size 1 along dimensions in which they do not change."""
+        for dim, (size, stride) in enumerate(zip(factor.shape, factor.stride(), strict=True)):
+            if size > 1 and stride == 0:
+                factor = factor.narrow(dim, 0, 1)
+        factor = self.classes.roots(factor)
+        for dim, size in enumerate(factor.shape):
+            first = factor.narrow(dim, 0, min(1, size))
+            if size > 1 and bool((factor == first).all()):
+                factor = first
+        return factor
+
+    def merge(self, outs: Sequence[Tensor], operands: Sequence[tuple[Tensor, Factors]]) -> None:
+        """Ties what meets in one element of the outputs; operands have the outputs' dimensions."""
+        activations = [(t, f) for t, f in operands if self.weight(t) is None]
+        merged: list[Tensor] = []
+        for _, factors in activations:
+            merged += self._unmatched(merged, factors)
+        for factor in merged:
+            self._require_all(factor, activations)
+        for tensor, _ in operands:
+            weight = self.weight(tensor)
+            for factor in merged if weight is not None else ():
+                assert weight is not None  # noqa: S101  (the line above)
+                self.through(weight, factor)
+        for out in outs:
+            self.note(out, merged)
+
+    def _unmatched(self, merged: Sequence[Tensor], factors: Factors) -> list[Tensor]:
+        """The factors that are like none before; the others are tied to those."""
+        left, fresh = list(merged), []
+        for factor in factors:
+            match = next((m for m in left if same(m, factor)), None)
+            if match is None:
+                match = next((m for m in left if overlap(m, factor)), None)
+                if match is not None:
+                    self.classes.tie(match, factor)
+            if match is None:
+                fresh.append(factor)
+            left = [m for m in left if m is not match]
+        return fresh
+
+    def _require_all(self, factor: Tensor, operands: Sequence[tuple[Tensor, Factors]]) -> None:
+        """What changes along a dimension can only be cut if every operand can that has it."""
+        for tensor, factors in operands:
+            shape = (1,) * (factor.dim() - tensor.dim()) + tuple(tensor.shape)
+            meets = any(a > 1 and b > 1 for a, b in zip(factor.shape, shape, strict=True))
+            if meets and not any(overlap(factor, other) for other in factors):
+                self.classes.keep(factor, "it meets something whose channels cannot be cut")
+
+    def through(self, weight: Weight, factor: Tensor, role: Role = Role.THROUGH) -> None:
+        """A parameter that acts on each channel alone."""
+        led = (1,) * (factor.dim() - weight.places.dim()) + tuple(weight.places.shape)
+        places = weight.places.reshape(led)
+        if not overlap(factor, places):
+            return  # one number for all channels
+        ids, places = (t.reshape(-1) for t in torch.broadcast_tensors(factor, places))  # type: ignore[no-untyped-call]
+        spread = Weight(weight.name, weight.shape, places)
+        for dim, size in enumerate(weight.shape):
+            pairs = torch.unique(torch.stack([spread.along(dim), self.classes.roots(ids)]), dim=1)
+            positions, roots = (len(torch.unique(row)) for row in pairs)
+            if positions == pairs.shape[1] and roots > 1:
+                self.classes.meet(weight.name, dim, size, role, pairs[0], pairs[1])
+                return
+        self.classes.keep(factor, f"{weight.name!r} does not follow its channels")
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of identities are the same."""
+    return one.shape == other.shape and bool((one == other).all())
+
+
+def overlap(one: Tensor, other: Tensor) -> bool:
+    """Whether both change along one dimension."""
+    return any(a > 1 and b > 1 for a, b in zip(one.shape, other.shape, strict=True))
+
+
+def constant(tensor: Tensor, dim: int) -> bool:
+    """Whether a tensor does not change along a dimension."""
+    return bool((tensor == tensor.narrow(dim, 0, 1)).all())
+
+
+def led(factors: Factors, ndim: int) -> Factors:
+    """With as many dimensions as the output."""
+    return tuple(f.reshape((1,) * (ndim - f.dim()) + tuple(f.shape)) for f in factors)

@@ -1,0 +1,66 @@
+"""Follows every channel of a network through one forward pass, operator by operator.
+
+A tensor is accompanied by identities: what each of its elements stands for. Operators that only
+move elements are run on the identities as well, so that slices, shuffles, concatenations and
+reshapes of any kind need no rule of their own; products with weights make new identities; what is
+added or multiplied element by element is tied. Whatever an unknown operator reads is kept whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from adapters.classes import Classes
+from adapters.follower import Follower
+from adapters.moves import MOVED, move
+from adapters.rules import apply
+from compressor.network.counting import evaluating, forward, single
+
+
+def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Classes:
+    """What is tied to what in a network.
+
+    Args:
+        model: run once in evaluation mode, on the first of the batch; not touched.
+        example: inputs `[N, …]`.
+
+    Raises:
+        DataError: the model does not run on the example.
+    """
+    follower = Follower(model)
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with evaluating(model), sdpa_kernel(SDPBackend.MATH), _Watch(follower):
+            outputs = forward(model, single(example))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+    for out in tree_leaves(outputs):
+        if isinstance(out, Tensor):
+            follower.keep(out, "nothing in the network reads its channels: they are its output")
+    return follower.classes
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Runs operators and has what comes out of them noted."""
+
+    def __init__(self, follower: Follower) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._follower = follower
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name in MOVED:
+            move(self._follower, func, name, args, kwargs or {}, out)
+        else:
+            names = [argument.name for argument in func._schema.arguments]
+            arguments = dict(zip(names, args, strict=False)) | (kwargs or {})
+            apply(self._follower, name, arguments, args, out)
+        return out

@@ -1,0 +1,139 @@
+"""Products with weights: what reads channels, and what makes new ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adapters.follower import Follower, Weight, constant, led
+from compressor.coupling import Role
+
+
+def product(follower: Follower, out: Any, left: Tensor, right: Tensor) -> None:
+    """`[…, M, K] @ […, K, N]`, the second of which may be a parameter."""
+    if follower.weight(left) is not None:
+        for tensor in (left, right):
+            follower.keep(tensor, "it is multiplied by a parameter from the left")
+        return
+    weight = follower.weight(right)
+    rows = _rows(follower, left, right) if weight is None else _weighed(follower, left, weight)
+    follower.note(out, rows)
+
+
+def _rows(follower: Follower, left: Tensor, right: Tensor) -> list[Tensor]:
+    """A product of two activations."""
+    inner: tuple[list[Tensor], list[Tensor]] = ([], [])
+    outer: list[Tensor] = []
+    for side, (tensor, dim, other) in enumerate(((left, -1, -2), (right, -2, -1))):
+        for factor in follower.factors(tensor):
+            if factor.shape[dim] == 1:
+                outer.append(factor)
+            elif factor.shape[other] == 1:
+                inner[side].append(factor)
+            else:
+                follower.classes.keep(factor, "rows of a product follow it as well")
+    for one, two in zip(inner[0], inner[1], strict=False):
+        follower.classes.tie(one.squeeze(-2), two.squeeze(-1))
+    for rest in (*inner[0][len(inner[1]) :], *inner[1][len(inner[0]) :]):
+        follower.classes.keep(rest, "it is multiplied by something whose channels cannot be cut")
+    return outer
+
+
+def _weighed(follower: Follower, left: Tensor, weight: Weight) -> list[Tensor]:
+    """A product with a parameter `[K, N]`."""
+    reads, makes = _sides(weight)
+    if reads is None or makes is None or weight.places.dim() != 2:
+        follower.keep(left, f"{weight.name!r} is not used as a plain matrix")
+        return []
+    found: list[Tensor] = []
+    for factor in follower.factors(left):
+        if factor.shape[-1] == 1:
+            found.append(factor)
+        elif any(size > 1 for size in factor.shape[:-1]):
+            follower.classes.keep(factor, "rows of a product follow it as well")
+        else:
+            at = weight.along(reads)[:, 0]
+            follower.classes.meet(
+                weight.name, reads, weight.shape[reads], Role.CONSUMED, at, factor.reshape(-1)
+            )
+    at = weight.along(makes)[0]
+    made = follower.classes.made(weight.name, makes, weight.shape[makes], at)
+    found.append(made.reshape((1,) * (left.dim() - 1) + (-1,)))
+    return found
+
+
+def _sides(weight: Weight) -> tuple[int | None, int | None]:
+    """Which dimension of a parameter the rows of a matrix follow, and which the columns."""
+    found: list[int | None] = []
+    for side in (0, 1):
+        if weight.places.shape[side] == 1:
+            follows = [d for d, size in enumerate(weight.shape) if size == 1]
+        else:
+            follows = [d for d in range(len(weight.shape)) if not constant(weight.along(d), side)]
+        found.append(follows[0] if len(follows) == 1 else None)
+    return found[0], found[1]
+
+
+def convolution(follower: Follower, args: Any, _: Any, out: Tensor) -> None:
+    """`aten.convolution`: of one to three dimensions, in groups, transposed."""
+    source, kernel, bias, transposed, groups = args[0], args[1], args[2], args[6], args[8]
+    weight, classes = follower.weight(kernel), follower.classes
+    ids = of_channels(follower, source, "a convolution mixes its positions")
+    plain = weight is not None and weight.places.shape == weight.shape
+    if weight is None or not plain or (transposed and groups > 1):
+        for one in ids:
+            classes.keep(one, "the weights of a convolution are not a plain parameter")
+        return
+    outputs, role = out.shape[1], Role.PRODUCED
+    if groups == source.shape[1] == outputs and groups > 1:
+        made, role = ids[:1], Role.THROUGH
+        for one in ids:
+            classes.meet(weight.name, 0, outputs, role, torch.arange(outputs), one)
+    else:
+        reads, makes = (0, 1) if transposed else (1, 0)
+        for one in ids:
+            _read_in_groups(follower, weight, reads, groups, one)
+        fresh = classes.made(weight.name, makes, weight.shape[makes], torch.arange(outputs))
+        if groups > 1:
+            classes.tie(fresh.reshape(groups, -1), fresh.reshape(groups, -1)[:1])
+        made = [fresh]
+    follower.note(out, [one.reshape(1, -1, *(1,) * (out.dim() - 2)) for one in made])
+    vector = follower.weight(bias)
+    for one in made if vector is not None else ():
+        assert vector is not None  # noqa: S101  (the line above)
+        classes.meet(vector.name, 0, outputs, role, vector.along(0), one)
+
+
+def of_channels(follower: Follower, source: Tensor, reason: str) -> list[Tensor]:
+    """Identities `[C]` of the channels of `[N, C, …]`; those of positions are kept."""
+    found = []
+    for factor in follower.factors(source):
+        if any(size > 1 for d, size in enumerate(factor.shape) if d != 1):
+            follower.classes.keep(factor, reason)
+        elif factor.shape[1] > 1:
+            found.append(factor.reshape(-1))
+    return found
+
+
+def _read_in_groups(follower: Follower, weight: Weight, dim: int, groups: int, ids: Tensor) -> None:
+    """A convolution keeps its number of groups: all of them lose the same places."""
+    size = weight.shape[dim]
+    if groups > 1 and size == 1:
+        follower.classes.keep(ids, "each of its channels is a group of its own")
+    elif groups > 1:
+        follower.classes.tie(ids.reshape(groups, -1), ids.reshape(groups, -1)[:1])
+    follower.classes.meet(weight.name, dim, size, Role.CONSUMED, torch.arange(size), ids[:size])
+
+
+def addmm(follower: Follower, args: Any, _: Any, out: Tensor) -> None:
+    """A product and what is added to it."""
+    product(follower, out, args[1], args[2])
+    vector = follower.weight(args[0])
+    if vector is None:
+        both = (out, args[0])
+        follower.merge([out], [(t, led(follower.factors(t), out.dim())) for t in both])
+        return
+    for factor in follower.factors(out):
+        follower.through(vector, factor, Role.PRODUCED)

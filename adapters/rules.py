@@ -1,0 +1,243 @@
+"""What operators make of identities, one rule for each kind of operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from adapters.follower import Follower, led
+from adapters.products import addmm, convolution, of_channels, product
+from compressor.coupling import Role
+
+_SPATIAL = {
+    "max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+    "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool1d", "adaptive_max_pool2d",
+    "upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d",
+    "upsample_nearest3d", "upsample_trilinear3d", "reflection_pad1d", "reflection_pad2d",
+    "replication_pad2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
+}  # fmt: skip
+_REDUCED = {
+    "mean", "sum", "amax", "amin", "max", "min", "var", "var_mean", "std", "prod", "argmax",
+    "linalg_vector_norm", "logsumexp", "any", "all",
+}  # fmt: skip
+_ALONG = {
+    "_softmax",
+    "_log_softmax",
+    "softmax",
+    "log_softmax",
+    "_safe_softmax",
+    "cumsum",
+    "cumprod",
+    "cummax",
+    "cummin",
+    "sort",
+    "logcumsumexp",
+    "_fft_c2c",
+    "_fft_r2c",
+    "_fft_c2r",
+}
+_CREATED = {
+    "empty", "zeros", "ones", "full", "arange", "new_zeros", "new_ones", "new_empty", "new_full",
+    "zeros_like", "ones_like", "empty_like", "full_like", "scalar_tensor", "linspace", "rand",
+    "randn", "_local_scalar_dense",
+}  # fmt: skip
+_WRITES = {"copy_", "index_put_", "_index_put_impl_", "index_copy_", "index_add_", "scatter_"}
+
+Rule: TypeAlias = Callable[[Follower, Any, Any, Any], None]
+
+
+def apply(follower: Follower, name: str, arguments: Mapping[str, Any], args: Any, out: Any) -> None:
+    """Notes what comes out of an operator.
+
+    Args:
+        follower: what is known.
+        name: of the operator, without its overload.
+        arguments: of the operator, by name.
+        args: the same by place.
+        out: what it returned.
+    """
+    rule = _RULES.get(name)
+    if rule is not None:
+        rule(follower, args, arguments, out)
+    elif name in _SPATIAL:
+        _spatial(follower, args, out)
+    elif name in _REDUCED | _ALONG:
+        _along(follower, name, args[0], arguments.get("dim"), out)
+    elif name in _WRITES:
+        for tensor in args:
+            follower.keep(tensor, "it is written into another tensor")
+    elif name not in _CREATED:
+        _each(follower, name, arguments, out)
+
+
+def _spatial(follower: Follower, args: Any, out: Any) -> None:
+    """Operators over the dimensions behind the channels."""
+    found = []
+    for factor in follower.factors(args[0]):
+        if any(size > 1 for size in factor.shape[2:]):
+            follower.classes.keep(factor, "its positions are mixed by pooling or resizing")
+        else:
+            found.append(factor)
+    for one in tree_leaves(out):
+        follower.note(one, found)
+
+
+def _along(follower: Follower, name: str, source: Tensor, given: Any, out: Any) -> None:
+    """Reductions, and operators that normalise, along some dimensions."""
+    every = list(range(source.dim()))
+    named = [given] if isinstance(given, int) else list(given or every)
+    dims = [d % max(source.dim(), 1) for d in named]
+    found = []
+    for factor in follower.factors(source):
+        if any(factor.shape[d] > 1 for d in dims):
+            follower.classes.keep(factor, f"{name.strip('_')} mixes its channels")
+        else:
+            found.append(factor)
+    for one in tree_leaves(out):
+        if isinstance(one, Tensor) and one.dim() < source.dim():
+            gone = sorted(dims, reverse=True)
+            follower.note(one, [_without(f, gone) for f in found])
+        else:
+            follower.note(one, found)
+
+
+def _each(follower: Follower, name: str, arguments: Mapping[str, Any], out: Any) -> None:
+    """Operators on each element; of all others, what they read is kept whole."""
+    tensors = [t for t in tree_leaves(dict(arguments)) if isinstance(t, Tensor)]
+    outs = [o for o in tree_leaves(out) if isinstance(o, Tensor)]
+    if not any(follower.factors(t) for t in tensors):
+        if name.endswith("_") and tensors:
+            follower.forget(tensors[0])
+    elif not _elementwise(tensors, outs):
+        for tensor in tensors:
+            follower.keep(tensor, f"it is read by {name}, which is kept whole")
+    elif outs:
+        operands = [(t, led(follower.factors(t), outs[0].dim())) for t in tensors if t.dim()]
+        follower.merge(outs, operands)
+
+
+def _elementwise(tensors: Sequence[Tensor], outs: Sequence[Tensor]) -> bool:
+    try:
+        shape = torch.broadcast_shapes(*(t.shape for t in tensors))  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        return False
+    return all(o.shape == shape for o in outs)
+
+
+def _without(factor: Tensor, dims: Sequence[int]) -> Tensor:
+    for dim in dims:
+        factor = factor.select(dim, 0)
+    return factor
+
+
+def _batch_norm(follower: Follower, args: Any, _: Any, out: Any) -> None:
+    for ids in of_channels(follower, args[0], "a BatchNorm mixes its positions"):
+        for vector in map(follower.weight, args[1:5]):
+            if vector is not None:
+                follower.classes.meet(
+                    vector.name, 0, vector.shape[0], Role.THROUGH, vector.along(0), ids
+                )
+    follower.note(tree_leaves(out)[0], follower.factors(args[0]))
+
+
+def _normalised(follower: Follower, source: Tensor, first: int, out: Any) -> None:
+    """Means over the dimensions from `first` on, which would change with what is cut."""
+    for factor in follower.factors(source):
+        if any(size > 1 for size in factor.shape[first:]):
+            follower.classes.keep(factor, "a normalisation over channels mixes them")
+    follower.note(out[0], follower.factors(source))
+
+
+def _cat(follower: Follower, args: Any, kwargs: Any, out: Tensor) -> None:
+    pieces = [t for t in args[0] if t.dim() == out.dim()]
+    dim = kwargs.get("dim", 0) % out.dim()
+    found = [follower.factors(t) for t in pieces]
+    merged: list[Tensor] = []
+    for number in range(max((len(f) for f in found), default=0)):
+        parts = [
+            f[number] if number < len(f) else torch.zeros([1] * out.dim(), dtype=torch.long)
+            for f in found
+        ]
+        if all(part.shape[dim] == 1 for part in parts) and any(p.numel() > 1 for p in parts):
+            for part in parts[1:]:
+                follower.classes.tie(parts[0], part)
+            merged.append(parts[0] if parts[0].numel() > 1 else parts[-1])
+        else:
+            wide = [p.expand(t.shape) for p, t in zip(parts, pieces, strict=True)]
+            merged.append(torch.cat(wide, dim))
+    follower.note(out, merged)
+
+
+def _stack(follower: Follower, args: Any, kwargs: Any, out: Tensor) -> None:
+    dim = kwargs.get("dim", 0) % out.dim()
+    factors = [follower.factors(t) for t in args[0]]
+    for several in zip(*factors, strict=False):
+        for other in several[1:]:
+            follower.classes.tie(several[0], other)
+    follower.note(out, [f.unsqueeze(dim) for f in factors[0]] if factors else [])
+
+
+def _pad(follower: Follower, args: Any, _: Any, out: Tensor) -> None:
+    source, widths = args[0], list(args[1])
+    found = []
+    for factor in follower.factors(source):
+        own = list(widths)
+        for place in range(len(own) // 2):
+            if factor.shape[source.dim() - 1 - place] == 1:
+                own[2 * place : 2 * place + 2] = [0, 0]
+        found.append(torch.constant_pad_nd(factor, own, 0))
+    follower.note(out, found)
+
+
+def _pixel_shuffle(follower: Follower, args: Any, _: Any, out: Tensor) -> None:
+    found = []
+    for factor in follower.factors(args[0]):
+        if factor.shape[1] == 1 or any(size > 1 for size in factor.shape[2:]):
+            follower.classes.keep(factor, "its positions are mixed")
+            continue
+        blocks = factor.reshape(out.shape[1], -1)
+        follower.classes.tie(blocks, blocks[:, :1])
+        found.append(blocks[:, 0].reshape(1, -1, 1, 1))
+    follower.note(out, found)
+
+
+def _channel_shuffle(follower: Follower, args: Any, _: Any, out: Tensor) -> None:
+    """Groups lose the same places, so that they stay of equal size."""
+    ids = of_channels(follower, args[0], "its positions are mixed")
+    groups = [one.reshape(args[1], -1) for one in ids]
+    for one in groups:
+        follower.classes.tie(one, one[:1])
+    follower.note(out, [one.T.reshape(1, -1, *(1,) * (out.dim() - 2)) for one in groups])
+
+
+def _embedding(follower: Follower, args: Any, _: Any, out: Tensor) -> None:
+    table = follower.weight(args[0])
+    if table is not None and table.places.shape == table.shape:
+        made = follower.classes.made(table.name, 1, table.shape[1], torch.arange(table.shape[1]))
+        follower.note(out, [made.reshape((1,) * (out.dim() - 1) + (-1,))])
+
+
+_RULES: Mapping[str, Rule] = {
+    "convolution": convolution,
+    "addmm": addmm,
+    "baddbmm": addmm,
+    "mm": lambda f, args, _, out: product(f, out, args[0], args[1]),
+    "bmm": lambda f, args, _, out: product(f, out, args[0], args[1]),
+    "native_batch_norm": _batch_norm,
+    "_native_batch_norm_legit_no_training": _batch_norm,
+    "cudnn_batch_norm": _batch_norm,
+    "_batch_norm_no_update": _batch_norm,
+    "native_layer_norm": lambda f, args, _, out: _normalised(f, args[0], -len(args[1]), out),
+    "native_group_norm": lambda f, args, _, out: _normalised(f, args[0], 1, out),
+    "cat": _cat,
+    "stack": _stack,
+    "constant_pad_nd": _pad,
+    "channel_shuffle": _channel_shuffle,
+    "native_channel_shuffle": _channel_shuffle,
+    "pixel_shuffle": _pixel_shuffle,
+    "embedding": _embedding,
+}

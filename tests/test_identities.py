@@ -1,0 +1,212 @@
+"""Channels followed through networks whose groups can be told by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from adapters.dependency_groups import read_groups
+from adapters.generic import GenericAdapter
+from adapters.groups import RawGroup, unit_positions, units
+from adapters.traced_groups import trace_groups
+from compressor.coupling import Role
+from compressor.errors import AdapterError
+from compressor.network.verify import verify_space
+from compressor.space import SearchSpace
+from tests import networks
+
+IMAGE = (torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)),)
+
+
+class Net(nn.Module):
+    """Two convolutions and a head around whatever `between` does."""
+
+    def __init__(self, between, width=16, after=None, flat=1):
+        super().__init__()
+        self.stem, self.between = nn.Conv2d(3, width, 3, padding=1), between
+        self.middle = nn.Conv2d(after or width, 12, 3, padding=1)
+        self.head = nn.Linear(12 * flat, 5)
+
+    def forward(self, x):
+        return self.head(self.middle(self.between(self.stem(x))).mean((2, 3)))
+
+
+def free(net: nn.Module, example: tuple[Tensor, ...] = IMAGE) -> dict[str, list[int]]:
+    """For each tensor that makes channels which can be cut: width and channels for each unit."""
+    found = {}
+    for group in trace_groups(net, example):
+        makers = [
+            m.tensor for m in group.members if m.role is Role.PRODUCED and "weight" in m.tensor
+        ]
+        if not group.problem and makers:
+            found[min(makers)] = [group.width, group.per_unit]
+    return found
+
+
+def reasons(net: nn.Module, example: tuple[Tensor, ...] = IMAGE) -> dict[str, str]:
+    return {g.modules[0]: g.problem for g in trace_groups(net, example) if g.problem}
+
+
+def proved(net: nn.Module, example: tuple[Tensor, ...] = IMAGE) -> SearchSpace:
+    """The search layers, none of which the verification had to freeze."""
+    described = GenericAdapter().read(net, example)
+    space = verify_space(net, example, described)
+    assert [x.name for x in space.layers] == [x.name for x in described.layers]
+    return space
+
+
+class Lambda(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("between", "after", "stem"),
+    [
+        (lambda x: x.relu() * 2, 16, [16, 1]),
+        (lambda x: F.channel_shuffle(x, 4), 16, [16, 4]),
+        (lambda x: torch.cat(x.chunk(2, 1)[::-1], 1), 16, [16, 2]),
+        (lambda x: torch.cat((x, x), 1), 32, [16, 1]),
+        (lambda x: F.interpolate(F.avg_pool2d(x, 2), scale_factor=2), 16, [16, 1]),
+        (lambda x: x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), 16, [16, 1]),
+        (lambda x: x.flatten(2).unflatten(2, (16, 16)), 16, [16, 1]),
+        (lambda x: F.pixel_shuffle(x, 2), 4, [16, 4]),
+        (lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(), 16, [16, 1]),
+        (lambda x: x + torch.roll(x, 1, 2), 16, [16, 1]),
+        (lambda x: F.pad(x, (1, 1, 1, 1)), 16, [16, 1]),
+        (lambda x: x - x.mean((2, 3), keepdim=True), 16, [16, 1]),
+    ],
+)
+def test_what_stands_or_falls_together(between, after, stem):
+    torch.manual_seed(0)
+    net = Net(Lambda(between), after=after).eval()
+    assert free(net)["stem.weight"] == stem
+    space = proved(net)
+    assert any(layer.name == "stem" for layer in space.layers)
+
+
+@pytest.mark.parametrize(
+    ("between", "after", "reason"),
+    [
+        (lambda x: x[:, :8], 8, "cut at fixed positions"),
+        (lambda x: x + torch.linspace(0, 1, 16).reshape(1, 16, 1, 1), 16, "cannot be cut"),
+        (lambda x: x - x.mean(1, keepdim=True), 16, "mean mixes its channels"),
+        (lambda x: x.softmax(1), 16, "softmax mixes its channels"),
+        (lambda x: F.pad(x, (0, 0, 0, 0, 0, 4)), 20, ""),
+        (lambda x: torch.cat(x.split([4, 12], 1), 1), 16, "cut at fixed positions"),
+        (lambda x: x.flip(1) + x, 16, ""),
+        (lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (16,)).permute(0, 3, 1, 2), 16, "normal"),
+        (lambda x: F.group_norm(x, 4), 16, "a normalisation over channels"),
+        (lambda x: x.sort(1).values, 16, "sort mixes its channels"),
+        (lambda x: torch.zeros(1, 16, 16, 16).copy_(x), 16, "written into another"),
+        (lambda x: torch.fft.fft(x, dim=1).real, 16, "fft_r2c mixes its channels"),
+    ],
+)
+def test_what_cannot_be_cut_says_why(between, after, reason):
+    torch.manual_seed(0)
+    net = Net(Lambda(between), after=after).eval()
+    assert reason in reasons(net).get("stem", "")
+    proved(net)  # whatever is left is right
+
+
+def test_groups_are_those_of_torch_pruning_where_that_can_trace():
+    for net in (networks.Separable(), networks.LargeKernels()):
+        assert signatures(trace_groups(net, IMAGE)) == signatures(read_groups(net, IMAGE))
+
+
+def signatures(groups: list[RawGroup]) -> set[frozenset[tuple[str, int, str]]]:
+    """What each group that can be cut touches, with the number of units."""
+    found = set()
+    for group in groups:
+        read = any(m.role is Role.CONSUMED for m in group.members)
+        if not group.problem and read:
+            tied = units(group)
+            for member in group.members:
+                assert unit_positions(member, tied)
+            keys = {(m.tensor, m.dim, m.role.value) for m in group.members}
+            found.add(frozenset({("units", len(tied), ""), *keys}))
+    return found
+
+
+class Attention(nn.Module):
+    """Self-attention as it is written by hand, and an MLP, around a trunk without normalisation."""
+
+    def __init__(self, width=16, heads=4, free_width=True):
+        super().__init__()
+        self.heads, self.qkv = heads, nn.Linear(width, 3 * width)
+        self.project, self.up = nn.Linear(width, width), nn.Linear(width, 32)
+        self.down, self.embed = nn.Linear(32, width), nn.Linear(8, width)
+        self.head, self.free_width = nn.Linear(width, 3), free_width
+
+    def forward(self, x):
+        x = self.embed(x)
+        n, tokens, width = x.shape
+        size = -1 if self.free_width else width // self.heads
+        q, k, v = self.qkv(x).reshape(n, tokens, 3, self.heads, size).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v, scale=0.5)
+        x = x + self.project(attended.transpose(1, 2).reshape(n, tokens, -1))
+        x = x + self.down(F.gelu(self.up(x)))
+        return self.head(x.mean(1))
+
+
+def test_heads_lose_the_same_places_of_queries_keys_and_values():
+    torch.manual_seed(0)
+    found = free(Attention(), (torch.randn(1, 6, 8),))
+    assert found["qkv.weight"] == [48, 12]  # 4 units: one place of 4 heads of q, k and v
+    assert found["up.weight"] == [32, 1]
+    assert found["down.weight"] == [16, 1]  # with `embed` and `project`: the trunk
+
+
+def test_queries_and_keys_are_read_by_no_weight_and_are_frozen_by_the_verification():
+    torch.manual_seed(0)
+    example = (torch.randn(1, 6, 8),)
+    space = verify_space(Attention(), example, GenericAdapter().read(Attention(), example))
+    assert {layer.name for layer in space.layers} == {"embed", "up"}
+    assert any(f.name == "qkv" and "masked" in f.reason for f in space.frozen)
+
+
+def test_a_width_that_is_written_into_the_code_is_frozen_by_the_verification():
+    torch.manual_seed(0)
+    example = (torch.randn(1, 6, 8),)
+    net = Attention(free_width=False)
+    space = verify_space(net, example, GenericAdapter().read(net, example))
+    assert "up" in {layer.name for layer in space.layers}
+    assert "qkv" in {f.name for f in space.frozen}
+
+
+class Mixer(nn.Module):
+    """Mixes tokens and channels in turns: an element stands for a token and for a channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.tokens, self.back = nn.Linear(8, 16), nn.Linear(6, 24), nn.Linear(24, 6)
+        self.up, self.down, self.head = nn.Linear(16, 20), nn.Linear(20, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = self.embed(x)
+        x = x + self.back(self.tokens(x.transpose(1, 2)).relu()).transpose(1, 2)
+        return self.head((x + self.down(self.up(x).relu())).mean(1))
+
+
+def test_an_element_may_stand_for_a_token_and_for_a_channel():
+    torch.manual_seed(0)
+    example = (torch.randn(1, 6, 8),)
+    assert free(Mixer(), example).keys() == {"tokens.weight", "up.weight", "down.weight"}
+    # what the tokens cost depends on the channels, which the cost table does not know
+    space = verify_space(Mixer(), example, GenericAdapter().read(Mixer(), example))
+    assert {layer.name for layer in space.layers} == {"tokens", "up"}
+
+
+def test_an_operator_that_fails_on_identities_is_an_error_of_the_adapter(monkeypatch):
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("somewhere")
+
+    monkeypatch.setattr("adapters.identities.apply", fails)
+    with pytest.raises(AdapterError, match="cannot be followed"):
+        trace_groups(networks.Separable(), IMAGE)
