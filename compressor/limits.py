@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -12,8 +13,9 @@ from compressor.errors import BudgetError
 from compressor.space import Architecture
 
 # A measured cost moves by a few per cent between measurements: aim off the ends, so that the
-# final measurement stays within them.
-_MEASURED_MARGIN = 0.03
+# final measurement stays within them, and a later one as well.
+_MEASURED_MARGIN = 0.04
+_GUARD = 0.02
 _OF_RANGE = 0.25  # most of a range that the margin takes at each end
 
 
@@ -51,6 +53,12 @@ class ResolvedBudget:
             return Limit(self.cost, self.high * (1 - _MEASURED_MARGIN))
         margin = min(_MEASURED_MARGIN * self.high, _OF_RANGE * (self.high - self.low))
         return Limit(self.cost, self.high - margin, self.low + margin)
+
+    @property
+    def guarded(self) -> float:
+        """The most that a measured cost may be so that it is within the budget another day too."""
+        width = math.inf if self.low is None else self.high - self.low
+        return self.high - min(_GUARD * self.high, _OF_RANGE * width)
 
     def holds(self, value: float) -> bool:
         """Whether a network of this cost keeps what was asked for."""

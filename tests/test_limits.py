@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from compressor.budget import parse_budgets
@@ -63,3 +65,9 @@ def test_both_ends_of_a_range() -> None:
 def test_an_original_below_a_range_does_not_meet_it() -> None:
     (madds,) = resolve_budgets(parse_budgets("madds=2K..3K"), COSTS, (2, 2))
     assert not madds.holds(madds.original)
+
+
+def test_a_measured_cost_stays_off_the_end_by_what_days_may_differ():
+    (alone,) = resolve_budgets(parse_budgets("latency=4ms"), COSTS, (2, 2))
+    assert alone.guarded == pytest.approx(3.92)
+    assert replace(alone, low=3.9).guarded == pytest.approx(3.975)

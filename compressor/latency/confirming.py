@@ -153,7 +153,7 @@ def searched(
             raise  # it is another limit that nothing keeps
         longer = replace(settings, schedule=_CONFIRM)
         found = latency.cost.measured(fastest, longer)
-        if len(goals) > 1 or not _keeps(latency, found):
+        if len(goals) > 1 or not _keeps(latency, found, latency.high):
             raise _infeasible(latency, {fastest: found}, longer) from error
         wider = latency.high * latency.cost(fastest) / latency.limit().high * _ROUNDING
         wide = [tuple(replace(b, high=wider) if b is latency else b for b in goal)]
@@ -196,15 +196,30 @@ def confirmed(
             kept = Confirmed(results[-1], found)
         if kept is not None and not once_more:
             return kept
-        if not isinstance(latency.cost, PredictedLatency) or len(results) == _SEARCHES:
-            raise _infeasible(latency, measured, longer)
-        limits = _corrected(limits, latency, measured, tighter=kept is None)
-        try:
-            results.append(search(limits))
-        except InfeasibleError as error:
-            if kept is None:
-                raise _infeasible(latency, measured, longer) from error
-            return kept
+        reason: InfeasibleError | None = None
+        if isinstance(latency.cost, PredictedLatency) and len(results) < _SEARCHES:
+            limits = _corrected(limits, latency, measured, tighter=kept is None)
+            try:
+                results.append(search(limits))
+                continue
+            except InfeasibleError as error:
+                reason = error
+        kept = kept or _just_kept(latency, results, measured)
+        if kept is None:
+            raise _infeasible(latency, measured, longer) from reason
+        return kept
+
+
+def _just_kept(
+    latency: ResolvedBudget,
+    results: Sequence[SearchResult],
+    measured: Mapping[Architecture, Latency],
+) -> Confirmed | None:
+    """The best that keeps the budget today, where none keeps it by what days may differ."""
+    every = [Confirmed(result, c) for result in results for c in result.scored]
+    keeping = {a for a, found in measured.items() if _keeps(latency, found, latency.high)}
+    just = [found for found in every if found.candidate.architecture in keeping]
+    return max(just, key=lambda found: found.candidate.score, default=None)
 
 
 def _first_kept(
@@ -218,7 +233,7 @@ def _first_kept(
     for candidate in candidates:
         found = cost.measured(candidate.architecture, settings)
         measured[candidate.architecture] = found
-        if _keeps(latency, found):
+        if _keeps(latency, found, latency.guarded):
             return candidate
     return None
 
@@ -248,9 +263,9 @@ def _ranked(
     ]  # fmt: skip
 
 
-def _keeps(latency: ResolvedBudget, found: Latency) -> bool:
+def _keeps(latency: ResolvedBudget, found: Latency, high: float) -> bool:
     """Whether what was measured keeps the budget, the upper end of the interval included."""
-    return found.high_ms <= latency.high and latency.holds(found.median_ms)
+    return found.high_ms <= high and latency.holds(found.median_ms)
 
 
 def _corrected(
