@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from adapters.follower import Follower, led
+from adapters.follower import Follower, led, overlap
 from adapters.products import addmm, convolution, of_channels, product
 from compressor.coupling import Role
 
@@ -45,7 +45,7 @@ _CREATED = {
     "zeros_like", "ones_like", "empty_like", "full_like", "scalar_tensor", "linspace", "rand",
     "randn", "_local_scalar_dense",
 }  # fmt: skip
-_WRITES = {"copy_", "index_put_", "_index_put_impl_", "index_copy_", "index_add_", "scatter_"}
+_WRITES = {"index_put_", "_index_put_impl_", "index_copy_", "index_add_", "scatter_"}
 
 Rule: TypeAlias = Callable[[Follower, Any, Any, Any], None]
 
@@ -67,6 +67,8 @@ def apply(follower: Follower, name: str, arguments: Mapping[str, Any], args: Any
         _spatial(follower, args, out)
     elif name in _REDUCED | _ALONG:
         _along(follower, name, args[0], arguments.get("dim"), out)
+    elif name == "copy_":
+        _write(follower, args[0], args[1])
     elif name in _WRITES:
         for tensor in args:
             follower.keep(tensor, "it is written into another tensor")
@@ -103,6 +105,24 @@ def _along(follower: Follower, name: str, source: Tensor, given: Any, out: Any) 
             follower.note(one, [_without(f, gone) for f in found])
         else:
             follower.note(one, found)
+
+
+def _write(follower: Follower, target: Tensor, source: Tensor) -> None:
+    """What is written into a part of a tensor is in the whole of it, where that part is as wide."""
+    whole = target if target._base is None else target._base
+    found = list(follower.factors(whole))
+    for factor in led(follower.factors(source), target.dim()):
+        wide = [d for d, size in enumerate(factor.shape) if size > 1]
+        if whole.dim() != target.dim() or any(whole.shape[d] != target.shape[d] for d in wide):
+            follower.classes.keep(factor, "it is written into a part of another tensor")
+            continue
+        match = next((f for f in found if overlap(f, factor)), None)
+        if match is None:
+            found.append(factor)
+        else:
+            follower.classes.tie(match, factor)
+    for tensor in (whole, target):
+        follower.note(tensor, found)
 
 
 def _each(follower: Follower, name: str, arguments: Mapping[str, Any], out: Any) -> None:

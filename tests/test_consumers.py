@@ -288,7 +288,7 @@ def test_numbers_that_are_not_finite_are_an_error_that_names_the_layer() -> None
     model = Two().eval().requires_grad_(False)
     example = (images(model)[0][:1],)
     space = verify_space(model, example, GenericAdapter().read(model, example))
-    with pytest.raises(DataError, match="'other' reads infinity or NaN"):
+    with pytest.raises(DataError, match="'consumer' reads infinity or NaN"):
         make_library(model, space, example, [torch.full((2, 3, 12, 12), torch.inf)])
 
 

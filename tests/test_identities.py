@@ -80,6 +80,7 @@ class Lambda(nn.Module):
         (lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(), 16, [16, 1]),
         (lambda x: x + torch.roll(x, 1, 2), 16, [16, 1]),
         (lambda x: F.pad(x, (1, 1, 1, 1)), 16, [16, 1]),
+        (lambda x: F.pad(x, (1, 1, 1, 1), mode="circular"), 16, [16, 1]),
         (lambda x: x - x.mean((2, 3), keepdim=True), 16, [16, 1]),
     ],
 )
@@ -104,7 +105,7 @@ def test_what_stands_or_falls_together(between, after, stem):
         (lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (16,)).permute(0, 3, 1, 2), 16, "normal"),
         (lambda x: F.group_norm(x, 4), 16, "a normalisation over channels"),
         (lambda x: x.sort(1).values, 16, "sort mixes its channels"),
-        (lambda x: torch.zeros(1, 16, 16, 16).copy_(x), 16, "written into another"),
+        (lambda x: torch.zeros(1, 20, 16, 16).index_copy_(1, torch.arange(16), x), 20, "written"),
         (lambda x: torch.fft.fft(x, dim=1).real, 16, "fft_r2c mixes its channels"),
     ],
 )

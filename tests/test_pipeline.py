@@ -307,7 +307,7 @@ def test_a_budget_of_latency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bu
 def test_times_of_operators_are_kept_for_the_next_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second run, of another seed, times whole candidates to confirm them and nothing else."""
+    """The second run, of another seed, times whole networks only: near the budget, at the end."""
     asked: list[int] = []
 
     def counted(models: Mapping[str, Any], *_: Any, **__: Any) -> dict[str, Latency]:
@@ -325,7 +325,8 @@ def test_times_of_operators_are_kept_for_the_next_run(
         )  # fmt: skip
         times.append(sum(asked))
     assert len(list((tmp_path / "times").iterdir())) == 1
-    assert times[1] <= 6 < times[0]
+    near = 8 * 2  # each beside the original
+    assert times[1] <= near + 8 < times[0]
 
 
 @pytest.mark.usefixtures("stub")
