@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -123,6 +123,30 @@ def latencies(turns: Mapping[str, ArrayLike]) -> dict[str, Latency]:
     first = next(iter(ms.values()))
     picks = _resampled(min(len(first), _BLOCKS))
     return {name: _summary(seconds[name], ms[name], first, picks) for name in ms}
+
+
+def pooled(windows: Sequence[Latency]) -> Latency:
+    """One model's latency over several measurements; intervals from the lowest to the highest end.
+
+    Runs are added up; of the other figures the median counts.
+    """
+
+    def middle(field: str) -> float:
+        return float(np.median([getattr(window, field) for window in windows]))
+
+    memory = [window.memory_bytes for window in windows if window.memory_bytes is not None]
+    return Latency(
+        median_ms=middle("median_ms"),
+        p10_ms=middle("p10_ms"),
+        p90_ms=middle("p90_ms"),
+        low_ms=min(window.low_ms for window in windows),
+        high_ms=max(window.high_ms for window in windows),
+        runs=sum(window.runs for window in windows),
+        ratio=middle("ratio"),
+        ratio_low=min(window.ratio_low for window in windows),
+        ratio_high=max(window.ratio_high for window in windows),
+        memory_bytes=max(memory, default=None),
+    )
 
 
 def interval(values: ArrayLike) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from compressor.budget import format_cost
 from compressor.cost import CostModel
 from compressor.deploy.slicing import BaseGraph
 from compressor.device.measure import Settings
-from compressor.device.timing import Latency, Schedule
+from compressor.device.timing import Latency, Schedule, pooled
 from compressor.errors import ExportError, InfeasibleError, MeasureError, RunError
 from compressor.latency.cache import this_machine
 from compressor.latency.cost import LatencyCost
@@ -36,6 +36,7 @@ from compressor.search.outcome import Candidate, SearchResult
 from compressor.space import Architecture, SearchSpace
 
 _CONFIRM = Schedule(rounds=20, seconds=4.0)
+_WINDOWS = 4  # times that a candidate is measured before it is taken
 _CONFIRMED = 8  # best candidates that are measured after a search
 _SEARCHES = 4  # searches, each with a tighter limit than the one before
 _SPARE = 0.95  # share of the budget below which an upper end leaves much of it unused
@@ -188,9 +189,7 @@ def confirmed(
     kept: Confirmed | None = None
     while True:
         ranked = _ranked(results, limits, measured)
-        found = _first_kept(
-            latency, latency.cost, _better(ranked, kept)[:_CONFIRMED], longer, measured
-        )
+        found = _first_kept(latency, _better(ranked, kept)[:_CONFIRMED], longer, measured)
         once_more = found is not None and kept is None and _wastes(latency, measured, found)
         if found is not None:
             kept = Confirmed(results[-1], found)
@@ -224,18 +223,31 @@ def _just_kept(
 
 def _first_kept(
     latency: ResolvedBudget,
-    cost: LatencyCost | PredictedLatency,
     candidates: Sequence[Candidate],
     settings: Settings,
     measured: dict[Architecture, Latency],
 ) -> Candidate | None:
     """The first that keeps the budget; what is measured until then is noted in `measured`."""
     for candidate in candidates:
-        found = cost.measured(candidate.architecture, settings)
+        found = _in_windows(latency, candidate.architecture, settings)
         measured[candidate.architecture] = found
         if _keeps(latency, found, latency.guarded):
             return candidate
     return None
+
+
+def _in_windows(latency: ResolvedBudget, architecture: Architecture, settings: Settings) -> Latency:
+    """A network's latency; of one that keeps the budget, over several windows of time.
+
+    What else a machine does changes the ratio of two networks by some per cent for many seconds,
+    which no interval of one window knows.
+    """
+    cost = latency.cost
+    assert isinstance(cost, LatencyCost | PredictedLatency)  # noqa: S101  (`confirmed` looked)
+    windows = [cost.measured(architecture, settings)]
+    while len(windows) < _WINDOWS and _keeps(latency, windows[-1], latency.guarded):
+        windows.append(cost.measured(architecture, settings))
+    return pooled(windows)
 
 
 def _better(candidates: Sequence[Candidate], kept: Confirmed | None) -> list[Candidate]:
