@@ -24,15 +24,32 @@ class Slices:
 
 
 @dataclass
+class Sizes:
+    """One size of an activation: the identity at each position.
+
+    Attributes:
+        ids: of each position.
+        shape: all sizes of the activation.
+        written: whether the model's code writes this one out.
+    """
+
+    ids: NDArray[np.int64]
+    shape: tuple[int, ...]
+    written: bool
+
+
+@dataclass
 class Classes:
     """Identities of channels, which of them are tied, and which cannot be taken away.
 
     Attributes:
         slices: tensor and dimension to identities.
-        reasons: root of a class to why it stays; roots change, see `reason`.
+        sizes: activation and place of the size to identities.
+        reasons: one identity of a class to why the class stays.
     """
 
     slices: dict[tuple[str, int], Slices] = field(default_factory=dict)
+    sizes: dict[tuple[str, int], Sizes] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)
     _parent: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
 
@@ -58,10 +75,14 @@ class Classes:
             if NOTHING in (a, b):
                 self._keep(max(a, b), "it is added to something whose channels cannot be cut")
                 continue
-            low, high = sorted((self._root(a), self._root(b)))
+            low, high = sorted((self.root(a), self.root(b)))
             self._parent[high] = low
             if high in self.reasons:
                 self.reasons.setdefault(low, self.reasons[high])
+
+    def tie_along(self, ids: Tensor, dim: int) -> None:
+        """Makes identities one that differ only in their place along a dimension."""
+        self.tie(ids, ids.narrow(dim, 0, 1))
 
     def keep(self, ids: Tensor, reason: str) -> None:
         """Says why identities cannot be taken away; the first reason stays."""
@@ -90,11 +111,25 @@ class Classes:
         found.ids[fresh] = self.new(len(fresh))
         return torch.from_numpy(found.ids[places])
 
-    def _keep(self, root: int, reason: str) -> None:
-        if root != NOTHING:
-            self.reasons.setdefault(self._root(root), reason)
+    def size(
+        self, activation: str, place: int, shape: tuple[int, ...], ids: Tensor, written: bool
+    ) -> None:
+        """Notes that an activation is as large, in one of its sizes, as so many identities."""
+        found = self.sizes.setdefault(
+            (activation, place), Sizes(ids.reshape(-1).numpy(), shape, written)
+        )
+        if len(found.ids) != ids.numel():
+            self.keep(ids, "a call that is made several times gives it several sizes")
+            return
+        self.tie(torch.from_numpy(found.ids), ids.reshape(-1))
+        found.written |= written
 
-    def _root(self, one: int) -> int:
+    def root(self, one: int) -> int:
+        """The identity that stands for a class."""
         while self._parent[one] != one:
             one = int(self._parent[one])
         return one
+
+    def _keep(self, root: int, reason: str) -> None:
+        if root != NOTHING:
+            self.reasons.setdefault(self.root(root), reason)

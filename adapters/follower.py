@@ -13,6 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from adapters.classes import Classes
 from compressor.coupling import Role
+from compressor.network.counting import product_name
 
 Factors: TypeAlias = tuple[Tensor, ...]
 
@@ -30,6 +31,9 @@ class Weight:
         return (self.places // math.prod(self.shape[dim + 1 :])) % self.shape[dim]
 
 
+_Part: TypeAlias = tuple[Weight | Factors, int, int]
+
+
 class Follower:
     """Identities of the elements of all tensors that are alive.
 
@@ -38,26 +42,33 @@ class Follower:
 
     Attributes:
         classes: which identities are tied, and which tensors they meet.
+        products: number of operators that multiplied so far.
     """
 
     def __init__(self, model: nn.Module) -> None:
         """Knows the parameters and buffers."""
         self.classes = Classes()
         self._known: Any = WeakIdKeyDictionary()
+        self.products = 0
+        self._rectangles: list[tuple[Tensor, Sequence[int]]] = []
+        self._sizes: list[tuple[str, int, tuple[int, ...], _Part, bool]] = []
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             places = torch.arange(tensor.numel()).reshape(tensor.shape)
             self._known[tensor] = Weight(name, tuple(tensor.shape), places)
 
+    def known(self, tensor: Any) -> Weight | Factors:
+        """What a tensor stands for, as it was noted; runs no operator."""
+        found: Weight | Factors = self._known.get(tensor, ())
+        return found
+
     def factors(self, tensor: Any) -> Factors:
         """Identities of an activation, in roots; none of a parameter."""
-        known = self._known.get(tensor, ()) if isinstance(tensor, Tensor) else ()
-        if isinstance(known, Weight):
-            return ()
-        return tuple(self._small(f.expand(tensor.shape)) for f in known)
+        known = self.known(tensor) if isinstance(tensor, Tensor) else ()
+        return () if isinstance(known, Weight) else tuple(map(self.small, known))
 
     def weight(self, tensor: Any) -> Weight | None:
         """The parameter that a tensor holds elements of."""
-        known = self._known.get(tensor) if isinstance(tensor, Tensor) else None
+        known = self.known(tensor) if isinstance(tensor, Tensor) else None
         return known if isinstance(known, Weight) else None
 
     def note(self, out: Any, factors: Iterable[Tensor]) -> None:
@@ -66,7 +77,7 @@ class Follower:
             return
         kept: list[Tensor] = []
         for factor in factors:
-            small = self._small(factor.expand(out.shape))
+            small = self.small(factor.expand(out.shape))
             if bool((small != 0).any()) and not any(same(small, k) for k in kept):
                 kept.append(small)
         self._known[out] = tuple(kept)
@@ -85,7 +96,7 @@ class Follower:
         for factor in self.factors(tensor):
             self.classes.keep(factor, reason)
 
-    def _small(self, factor: Tensor) -> Tensor:
+    def small(self, factor: Tensor) -> Tensor:
         """Identities as roots, with size 1 along dimensions in which they do not change."""
         for dim, (size, stride) in enumerate(zip(factor.shape, factor.stride(), strict=True)):
             if size > 1 and stride == 0:
@@ -97,14 +108,77 @@ class Follower:
                 factor = first
         return factor
 
+    def mixed(self, factor: Tensor, dims: Iterable[int], reason: str) -> Tensor | None:
+        """Identities after an operator mixed what lies along some dimensions.
+
+        What also differs elsewhere becomes one along these, as the channels of a head that are
+        multiplied with each other; what does not is kept, for `reason`, and None is returned.
+        """
+        along = [d for d in dims if factor.shape[d] > 1]
+        if not along:
+            return factor
+        if sum(size > 1 for size in factor.shape) > len(along):
+            for dim in along:
+                self.classes.tie_along(factor, dim)
+            factor = self.small(factor)
+        if factor.numel() > 1 and all(factor.shape[d] == 1 for d in along):
+            return factor
+        self.classes.keep(factor, reason)
+        return None
+
+    def rectangle(self, ids: Tensor, dims: Sequence[int]) -> None:
+        """A dimension became several, of which only one can shrink; see `settle`."""
+        if sum(ids.shape[d] > 1 for d in dims) > 1:
+            self._rectangles.append((ids, dims))
+
+    def settle(self) -> None:
+        """What can only be told at the end: which dimension of several shrinks, and sizes.
+
+        Of dimensions that were one, it is the innermost that still changes. A size that changes
+        along other dimensions as well is left out: then the network cannot be cut there.
+        """
+        for ids, dims in self._rectangles:
+            small = self.small(ids)
+            changing = [d for d in dims if small.shape[d] > 1]
+            for dim in changing[:-1]:
+                self.classes.tie_along(small, dim)
+        for activation, place, shape, (known, dim, parts), written in self._sizes:
+            for factor in self.stands_for(known):
+                if factor.shape[dim] > 1 and factor.numel() == factor.shape[dim]:
+                    ids = factor.reshape(parts, -1)[:, 0]
+                    self.classes.size(activation, place, shape, ids, written)
+
+    def measured(self, out: Tensor, inner: int) -> None:
+        """The last product was between activations; its cost goes with what it stands for."""
+        shape = (*out.shape, inner)
+        for dim, size in enumerate(out.shape):
+            self.sized(product_name(self.products), dim, shape, (self.known(out), dim, size), False)
+
+    def sized(
+        self,
+        activation: str,
+        place: int,
+        shape: tuple[int, ...],
+        part: _Part,
+        written: bool,
+    ) -> None:
+        """Notes a size that may shrink; runs no operator.
+
+        Args:
+            activation: the output of which call, as in `compressor.space.Extent`.
+            place: which of its sizes.
+            shape: all of them.
+            written: whether the model's code writes this one out.
+            part: what a tensor stands for, the dimension that has this size, and into how many
+                parts the size divides it.
+        """
+        self._sizes.append((activation, place, shape, part, written))
+
     def merge(self, outs: Sequence[Tensor], operands: Sequence[tuple[Tensor, Factors]]) -> None:
         """Ties what meets in one element of the outputs; operands have the outputs' dimensions."""
-        activations = [(t, f) for t, f in operands if self.weight(t) is None]
-        merged: list[Tensor] = []
-        for _, factors in activations:
-            merged += self._unmatched(merged, factors)
-        for factor in merged:
-            self._require_all(factor, activations)
+        merged = self.met(
+            [(tuple(t.shape), led(f, outs[0].dim())) for t, f in operands if self.weight(t) is None]
+        )
         for tensor, _ in operands:
             weight = self.weight(tensor)
             for factor in merged if weight is not None else ():
@@ -112,6 +186,19 @@ class Follower:
                 self.through(weight, factor)
         for out in outs:
             self.note(out, merged)
+
+    def met(self, operands: Sequence[tuple[tuple[int, ...], Factors]]) -> list[Tensor]:
+        """Ties what meets of several activations, and returns all that they stand for.
+
+        Args:
+            operands: shapes and identities; these have the dimensions of the output.
+        """
+        merged: list[Tensor] = []
+        for _, factors in operands:
+            merged += self._unmatched(merged, factors)
+        for factor in merged:
+            self._require_all(factor, operands)
+        return merged
 
     def _unmatched(self, merged: Sequence[Tensor], factors: Factors) -> list[Tensor]:
         """The factors that are like none before; the others are tied to those."""
@@ -127,18 +214,19 @@ class Follower:
             left = [m for m in left if m is not match]
         return fresh
 
-    def _require_all(self, factor: Tensor, operands: Sequence[tuple[Tensor, Factors]]) -> None:
+    def _require_all(
+        self, factor: Tensor, operands: Sequence[tuple[tuple[int, ...], Factors]]
+    ) -> None:
         """What changes along a dimension can only be cut if every operand can that has it."""
-        for tensor, factors in operands:
-            shape = (1,) * (factor.dim() - tensor.dim()) + tuple(tensor.shape)
-            meets = any(a > 1 and b > 1 for a, b in zip(factor.shape, shape, strict=True))
+        for shape, factors in operands:
+            whole = (1,) * (factor.dim() - len(shape)) + shape
+            meets = [d for d, size in enumerate(factor.shape) if size > 1 and whole[d] > 1]
             if meets and not any(overlap(factor, other) for other in factors):
-                self.classes.keep(factor, "it meets something whose channels cannot be cut")
+                self.mixed(factor, meets, "it meets something whose channels cannot be cut")
 
     def through(self, weight: Weight, factor: Tensor, role: Role = Role.THROUGH) -> None:
         """A parameter that acts on each channel alone."""
-        led = (1,) * (factor.dim() - weight.places.dim()) + tuple(weight.places.shape)
-        places = weight.places.reshape(led)
+        (places,) = led((weight.places,), factor.dim())
         if not overlap(factor, places):
             return  # one number for all channels
         ids, places = (t.reshape(-1) for t in torch.broadcast_tensors(factor, places))  # type: ignore[no-untyped-call]
@@ -150,6 +238,17 @@ class Follower:
                 self.classes.meet(weight.name, dim, size, role, pairs[0], pairs[1])
                 return
         self.classes.keep(factor, f"{weight.name!r} does not follow its channels")
+
+    def stands_for(self, known: Weight | Factors) -> Factors:
+        """Identities of an activation, or of a parameter's elements, as far as they are known."""
+        if not isinstance(known, Weight):
+            return tuple(map(self.small, known))
+        ids = (
+            torch.from_numpy(self.classes.slices[known.name, dim].ids)[known.along(dim)]
+            for dim in range(len(known.shape))
+            if (known.name, dim) in self.classes.slices
+        )
+        return tuple(map(self.small, ids))
 
 
 def same(one: Tensor, other: Tensor) -> bool:

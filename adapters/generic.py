@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from adapters.dependency_groups import read_groups
+from adapters.forward_pass import execution_order, right_sizes
 from adapters.groups import RawGroup, unit_positions, units
 from adapters.traced_groups import trace_groups
 from compressor.coupling import Coupling, IndexMap, Role
 from compressor.errors import AdapterError
-from compressor.network.counting import evaluating, forward, single
 from compressor.refit.ranking import magnitude_order
 from compressor.space import (
     ChannelGroup,
@@ -60,6 +60,7 @@ class GenericAdapter:
             groups = None
         for group in groups or ():
             reading.add_group(group, self)
+        reading.settle_extents(model, example)
         reading.add_kernels()
         reading.add_unreached(traced=groups is not None)
         return SearchSpace(tuple(reading.layers()), tuple(reading.frozen))
@@ -106,7 +107,21 @@ class _Reading:
             taken.update(coupling.index.positions(range(len(channels.order))))
         modules = sorted(set(group.modules), key=lambda n: self._order.get(n, 1 << 30))
         choices = tuple(Choice(channels=w) for w in widths)
+        several = sum(other.partition(":")[0] == name for other in self._found)
+        name = f"{name}:{several + 1}" if several else name  # parts of one module's channels
         self._found[name] = SearchLayer(name, tuple(modules), choices, group=channels)
+
+    def settle_extents(self, model: nn.Module, example: tuple[Tensor, ...]) -> None:
+        """Leaves to the code the sizes that it gets right by itself."""
+        right = right_sizes(model, example, [x for x in self._found.values() if _sized(x)])
+        for name, layer in self._found.items():
+            group = layer.group
+            if group and right:
+                extents = (
+                    replace(e, written=e.written and (e.activation, e.dim) not in right)
+                    for e in group.extents
+                )
+                self._found[name] = replace(layer, group=replace(group, extents=tuple(extents)))
 
     def add_kernels(self) -> None:
         """Adds kernel choices to the layer of the convolution's channels, if it is the only one."""
@@ -142,7 +157,7 @@ class _Reading:
     def layers(self) -> Iterator[SearchLayer]:
         """Search layers in forward order."""
         first = {
-            name: min(self._order.get(m, 1 << 30) for m in (name.removesuffix(":kernel"), name))
+            name: min(self._order.get(m, 1 << 30) for m in (name.partition(":")[0], name))
             for name in self._found
         }
         for name in sorted(self._found, key=lambda n: (first[n], n)):
@@ -158,7 +173,7 @@ class _Reading:
             raise AdapterError("nothing in the network reads its channels: they are its output")
         couplings = self._couplings(group, tied)
         order = magnitude_order(self._tensors, couplings, len(tied))
-        return ChannelGroup(group.width, len(tied[0]), order, couplings)
+        return ChannelGroup(group.width, len(tied[0]), order, couplings, group.extents)
 
     def _couplings(self, group: RawGroup, tied: Sequence[Sequence[int]]) -> tuple[Coupling, ...]:
         merged: dict[tuple[str, int], tuple[Role, list[set[int]]]] = {}
@@ -233,22 +248,8 @@ def _groups(model: nn.Module, example: tuple[Tensor, ...]) -> list[RawGroup]:
             raise AdapterError(f"{error}; and {other}") from other
 
 
-def execution_order(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, int]:
-    """Place of each module in the order in which a forward pass first reaches it."""
-    order: dict[str, int] = {}
-    names = {id(module): name for name, module in model.named_modules()}
-
-    def note(module: nn.Module, _: object) -> None:
-        order.setdefault(names[id(module)], len(order))
-
-    handles = [m.register_forward_pre_hook(note) for m in model.modules()]
-    try:
-        with evaluating(model):
-            forward(model, single(example))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return order
+def _sized(layer: SearchLayer) -> bool:
+    return layer.group is not None and any(e.written for e in layer.group.extents)
 
 
 def _makers(group: RawGroup) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from compressor.coupling import Role
 from compressor.errors import AdapterError
+from compressor.space import Extent
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class RawGroup:
         members: what each channel touches.
         problem: why it cannot be cut; empty where it can.
         per_unit: so many channels, one after the other, can only go together.
+        extents: sizes of activations that shrink with it.
     """
 
     modules: tuple[str, ...]
@@ -47,6 +49,7 @@ class RawGroup:
     members: tuple[Member, ...]
     problem: str = ""
     per_unit: int = 1
+    extents: tuple[Extent, ...] = ()
 
 
 def units(group: RawGroup) -> list[list[int]]:

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -20,7 +18,8 @@ from adapters.classes import Classes
 from adapters.follower import Follower
 from adapters.moves import MOVED, move
 from adapters.rules import apply
-from compressor.network.counting import evaluating, forward, single
+from compressor.network.counting import evaluating, forward, multiplies, plain_attention, single
+from compressor.network.sized import INFERRED, SizedCall, watching
 
 
 def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Classes:
@@ -34,13 +33,17 @@ def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Classes:
         DataError: the model does not run on the example.
     """
     follower = Follower(model)
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with evaluating(model), sdpa_kernel(SDPBackend.MATH), _Watch(follower):
-            outputs = forward(model, single(example))
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
+
+    def note(name: str, call: SizedCall, out: Any) -> None:
+        parts = [(t, dim % t.dim(), most) for t, dim, most in call.parts(out)]
+        shape = tuple(t.shape[dim] if most is None else most for t, dim, most in parts)
+        for place, ((tensor, dim, _), given) in enumerate(zip(parts, call.sizes, strict=True)):
+            part = (follower.known(tensor), dim, shape[place])
+            follower.sized(name, place, shape, part, given != INFERRED)
+
+    with evaluating(model), plain_attention(), watching(model, note), _Watch(follower):
+        outputs = forward(model, single(example))
+    follower.settle()
     for out in tree_leaves(outputs):
         if isinstance(out, Tensor):
             follower.keep(out, "nothing in the network reads its channels: they are its output")
@@ -57,10 +60,11 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
+        names = [argument.name for argument in func._schema.arguments]
+        arguments = dict(zip(names, args, strict=False)) | (kwargs or {})
+        self._follower.products += multiplies(func)
         if name in MOVED:
-            move(self._follower, func, name, args, kwargs or {}, out)
+            move(self._follower, func, name, arguments, args, out)
         else:
-            names = [argument.name for argument in func._schema.arguments]
-            arguments = dict(zip(names, args, strict=False)) | (kwargs or {})
             apply(self._follower, name, arguments, args, out)
         return out

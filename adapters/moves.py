@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from adapters.follower import Follower, Weight, constant
+from adapters.follower import Follower, Weight
 
 MOVED = {
     "view", "_unsafe_view", "reshape", "t", "transpose", "permute", "expand", "slice", "select",
@@ -17,86 +17,89 @@ MOVED = {
     "roll", "flip", "repeat", "index_select", "index", "_to_copy", "contiguous", "lift_fresh",
     "narrow", "unfold", "_reshape_alias", "view_copy", "expand_copy",
 }  # fmt: skip
-_PARTS = {"slice", "select", "unbind", "narrow", "split_with_sizes", "index_select", "index"}
+_PARTS = {"slice", "select", "unbind", "narrow", "index_select", "index"}
 _SPLITS = {"view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy"}
 
+_OF_VALUES = ("dtype", "layout", "device", "pin_memory")  # would change identities as numbers
 
-def move(follower: Follower, func: Any, name: str, args: Any, kwargs: Any, out: Any) -> None:
-    """Notes what comes out of an operator; what is cut at fixed positions is kept."""
-    source = args[0]
+
+def move(
+    follower: Follower, func: Any, name: str, arguments: Mapping[str, Any], args: Any, out: Any
+) -> None:
+    """Notes what comes out of an operator; what is cut at fixed positions is kept.
+
+    Args:
+        follower: what is known.
+        func: the operator.
+        name: what it is called without its overload.
+        arguments: of the operator, by name; `args` by place.
+        args: the same by place.
+        out: what it returned.
+    """
+    source, outs = args[0], tree_leaves(out)
+    others = {k: v for k, v in list(arguments.items())[len(args) :] if k not in _OF_VALUES}
     weight = follower.weight(source)
     if weight is not None:
-        moved = _moved(func, name, weight.places, args, kwargs, out)
-        for one, places in zip(tree_leaves(out), tree_leaves(moved), strict=True):
+        moved = _moved(func, name, weight.places, args, others, out)
+        for one, places in zip(outs, tree_leaves(moved), strict=True):
             follower.note_weight(one, Weight(weight.name, weight.shape, places))
         return
-    results: list[list[Tensor]] = [[] for _ in tree_leaves(out)]
+    results: list[list[Tensor]] = [[] for _ in outs]
     for factor in follower.factors(source):
-        if name in _PARTS and any(
-            o.shape[d] != source.shape[d] if o.dim() == source.dim() else True
-            for o in tree_leaves(out)
-            for d in _changing(factor, name, args)
-        ):
-            follower.classes.keep(factor, "it is cut at fixed positions")
+        whole = _kept_apart(follower, name, factor, source, arguments, outs)
+        if whole is None:
             continue
-        if name == "split":
-            _tie_parts(follower, factor, source, args, kwargs)
+        moved = _moved(func, name, whole.expand(source.shape), args, others, out)
         if name in _SPLITS:
-            _tie_outer(follower, factor, source.shape, out.shape)
-        moved = _moved(func, name, factor.expand(source.shape), args, kwargs, out)
+            for dims in _groups(source.shape, out.shape):
+                follower.rectangle(follower.small(moved), dims)
         for found, one in zip(results, tree_leaves(moved), strict=True):
             found.append(one)
-    for one, found in zip(tree_leaves(out), results, strict=True):
+    for one, found in zip(outs, results, strict=True):
         follower.note(one, found)
 
 
-def _tie_parts(follower: Follower, factor: Tensor, source: Tensor, args: Any, kwargs: Any) -> None:
-    """Parts of equal size lose the same places, so that they stay of equal size."""
-    dim = (kwargs.get("dim", args[2] if len(args) > 2 else 0)) % source.dim()
-    size = args[1]
-    if factor.shape[dim] == 1:
-        return
-    if source.shape[dim] % size:
-        follower.classes.keep(factor, "it is split into parts of different size")
-        return
-    parts = torch.split(factor, size, dim)
-    for part in parts[1:]:
-        follower.classes.tie(parts[0], part)
+def _kept_apart(
+    follower: Follower,
+    name: str,
+    factor: Tensor,
+    source: Tensor,
+    arguments: Mapping[str, Any],
+    outs: list[Tensor],
+) -> Tensor | None:
+    """The identities, tied as parts of a dimension ask for; None where they cannot be cut."""
+    if name in _PARTS:
+        cut = [
+            d
+            for d in _changing(factor, name, arguments)
+            if any(o.dim() != source.dim() or o.shape[d] != source.shape[d] for o in outs)
+        ]
+        return follower.mixed(factor, cut, "it is cut at fixed positions")
+    if name == "split":
+        size, dim = arguments["split_size"], arguments.get("dim", 0) % source.dim()
+        if factor.shape[dim] > 1 and source.shape[dim] % size:
+            follower.classes.keep(factor, "it is split into parts of different size")
+            return None
+        if factor.shape[dim] > 1:  # parts of equal size lose the same places
+            follower.classes.tie_along(torch.stack(torch.split(factor, size, dim)), 0)
+    return factor
 
 
-def _tie_outer(
-    follower: Follower, factor: Tensor, before: Sequence[int], after: Sequence[int]
-) -> None:
-    """Where a dimension becomes several, the innermost that changes is the one that shrinks."""
-    moved = factor.expand(before).reshape(after)
-    for dims in _groups(before, after):
-        changing = [d for d in dims if after[d] > 1 and not constant(moved, d)]
-        for dim in changing[:-1]:
-            follower.classes.tie(moved, moved.narrow(dim, 0, 1))
-
-
-def _moved(func: Any, name: str, ids: Tensor, args: Any, kwargs: Any, out: Any) -> Any:
+def _moved(
+    func: Any, name: str, ids: Tensor, args: Any, others: Mapping[str, Any], out: Any
+) -> Any:
     """The operator on identities, which need not lie in memory as the values do."""
     if name in _SPLITS:
         return ids.reshape(out.shape)
-    return func(ids, *args[1:], **_typeless(kwargs))
+    return func(ids, *args[1:], **others)
 
 
-def _typeless(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what would turn identities into other numbers."""
-    return {k: v for k, v in kwargs.items() if k not in ("dtype", "layout", "device", "pin_memory")}
-
-
-def _changing(factor: Tensor, name: str, args: Any) -> list[int]:
+def _changing(factor: Tensor, name: str, arguments: Mapping[str, Any]) -> list[int]:
     """Dimensions that an operator cuts and along which identities change."""
     if name == "index":
-        return [d for d, at in enumerate(args[1]) if at is not None and factor.shape[d] > 1]
-    dim = (
-        args[2] if name == "split_with_sizes" and len(args) > 2 else args[1] if len(args) > 1 else 0
-    )
-    if name == "split_with_sizes" and len(args) <= 2:
-        dim = 0
-    dim = dim % factor.dim()
+        places = enumerate(arguments["indices"])
+        return [d for d, at in places if at is not None and factor.shape[d] > 1]
+    dim = arguments.get("dim", 0) % factor.dim()
     return [dim] if factor.shape[dim] > 1 else []
 
 

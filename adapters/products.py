@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adapters.follower import Follower, Weight, constant, led
+from adapters.follower import Follower, Weight, constant
 from compressor.coupling import Role
+
+_SUMMED = "a product of activations sums over it"
 
 
 def product(follower: Follower, out: Any, left: Tensor, right: Tensor) -> None:
@@ -18,27 +20,22 @@ def product(follower: Follower, out: Any, left: Tensor, right: Tensor) -> None:
             follower.keep(tensor, "it is multiplied by a parameter from the left")
         return
     weight = follower.weight(right)
-    rows = _rows(follower, left, right) if weight is None else _weighed(follower, left, weight)
-    follower.note(out, rows)
+    if weight is None:
+        follower.note(out, _between(follower, left, right))
+        follower.measured(out, int(left.shape[-1]))
+    else:
+        follower.note(out, _weighed(follower, left, weight))
 
 
-def _rows(follower: Follower, left: Tensor, right: Tensor) -> list[Tensor]:
+def _between(follower: Follower, left: Tensor, right: Tensor) -> list[Tensor]:
     """A product of two activations."""
-    inner: tuple[list[Tensor], list[Tensor]] = ([], [])
-    outer: list[Tensor] = []
-    for side, (tensor, dim, other) in enumerate(((left, -1, -2), (right, -2, -1))):
-        for factor in follower.factors(tensor):
-            if factor.shape[dim] == 1:
-                outer.append(factor)
-            elif factor.shape[other] == 1:
-                inner[side].append(factor)
-            else:
-                follower.classes.keep(factor, "rows of a product follow it as well")
-    for one, two in zip(inner[0], inner[1], strict=False):
-        follower.classes.tie(one.squeeze(-2), two.squeeze(-1))
-    for rest in (*inner[0][len(inner[1]) :], *inner[1][len(inner[0]) :]):
-        follower.classes.keep(rest, "it is multiplied by something whose channels cannot be cut")
-    return outer
+    operands = []
+    for tensor, inner in ((left, -1), (right, -2)):
+        dim, shape = inner % tensor.dim(), list(tensor.shape)
+        found = (follower.mixed(f, [dim], _SUMMED) for f in follower.factors(tensor))
+        shape[dim] = 1
+        operands.append((tuple(shape), tuple(f for f in found if f is not None)))
+    return follower.met(operands)
 
 
 def _weighed(follower: Follower, left: Tensor, weight: Weight) -> list[Tensor]:
@@ -51,12 +48,12 @@ def _weighed(follower: Follower, left: Tensor, weight: Weight) -> list[Tensor]:
     for factor in follower.factors(left):
         if factor.shape[-1] == 1:
             found.append(factor)
-        elif any(size > 1 for size in factor.shape[:-1]):
-            follower.classes.keep(factor, "rows of a product follow it as well")
-        else:
+            continue
+        read = follower.mixed(factor, range(factor.dim() - 1), "rows of a product follow it")
+        if read is not None:
             at = weight.along(reads)[:, 0]
             follower.classes.meet(
-                weight.name, reads, weight.shape[reads], Role.CONSUMED, at, factor.reshape(-1)
+                weight.name, reads, weight.shape[reads], Role.CONSUMED, at, read.reshape(-1)
             )
     at = weight.along(makes)[0]
     made = follower.classes.made(weight.name, makes, weight.shape[makes], at)
@@ -96,8 +93,7 @@ def convolution(follower: Follower, args: Any, _: Any, out: Tensor) -> None:
         for one in ids:
             _read_in_groups(follower, weight, reads, groups, one)
         fresh = classes.made(weight.name, makes, weight.shape[makes], torch.arange(outputs))
-        if groups > 1:
-            classes.tie(fresh.reshape(groups, -1), fresh.reshape(groups, -1)[:1])
+        classes.tie_along(fresh.reshape(groups, -1), 0)
         made = [fresh]
     follower.note(out, [one.reshape(1, -1, *(1,) * (out.dim() - 2)) for one in made])
     vector = follower.weight(bias)
@@ -110,10 +106,10 @@ def of_channels(follower: Follower, source: Tensor, reason: str) -> list[Tensor]
     """Identities `[C]` of the channels of `[N, C, …]`; those of positions are kept."""
     found = []
     for factor in follower.factors(source):
-        if any(size > 1 for d, size in enumerate(factor.shape) if d != 1):
-            follower.classes.keep(factor, reason)
-        elif factor.shape[1] > 1:
-            found.append(factor.reshape(-1))
+        positions = [d for d in range(factor.dim()) if d != 1]
+        apart = follower.mixed(factor, positions, reason)
+        if apart is not None and apart.shape[1] > 1:
+            found.append(apart.reshape(-1))
     return found
 
 
@@ -122,8 +118,8 @@ def _read_in_groups(follower: Follower, weight: Weight, dim: int, groups: int, i
     size = weight.shape[dim]
     if groups > 1 and size == 1:
         follower.classes.keep(ids, "each of its channels is a group of its own")
-    elif groups > 1:
-        follower.classes.tie(ids.reshape(groups, -1), ids.reshape(groups, -1)[:1])
+    else:
+        follower.classes.tie_along(ids.reshape(groups, -1), 0)
     follower.classes.meet(weight.name, dim, size, Role.CONSUMED, torch.arange(size), ids[:size])
 
 
@@ -132,8 +128,7 @@ def addmm(follower: Follower, args: Any, _: Any, out: Tensor) -> None:
     product(follower, out, args[1], args[2])
     vector = follower.weight(args[0])
     if vector is None:
-        both = (out, args[0])
-        follower.merge([out], [(t, led(follower.factors(t), out.dim())) for t in both])
+        follower.merge([out], [(t, follower.factors(t)) for t in (out, args[0])])
         return
     for factor in follower.factors(out):
         follower.through(vector, factor, Role.PRODUCED)

@@ -24,22 +24,10 @@ _REDUCED = {
     "mean", "sum", "amax", "amin", "max", "min", "var", "var_mean", "std", "prod", "argmax",
     "linalg_vector_norm", "logsumexp", "any", "all",
 }  # fmt: skip
-_ALONG = {
-    "_softmax",
-    "_log_softmax",
-    "softmax",
-    "log_softmax",
-    "_safe_softmax",
-    "cumsum",
-    "cumprod",
-    "cummax",
-    "cummin",
-    "sort",
-    "logcumsumexp",
-    "_fft_c2c",
-    "_fft_r2c",
-    "_fft_c2r",
-}
+_ALONG = _REDUCED | {
+    "_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax", "cumsum", "cumprod",
+    "cummax", "cummin", "sort", "logcumsumexp", "_fft_c2c", "_fft_r2c", "_fft_c2r",
+}  # fmt: skip
 _CREATED = {
     "empty", "zeros", "ones", "full", "arange", "new_zeros", "new_ones", "new_empty", "new_full",
     "zeros_like", "ones_like", "empty_like", "full_like", "scalar_tensor", "linspace", "rand",
@@ -65,7 +53,7 @@ def apply(follower: Follower, name: str, arguments: Mapping[str, Any], args: Any
         rule(follower, args, arguments, out)
     elif name in _SPATIAL:
         _spatial(follower, args, out)
-    elif name in _REDUCED | _ALONG:
+    elif name in _ALONG:
         _along(follower, name, args[0], arguments.get("dim"), out)
     elif name == "copy_":
         _write(follower, args[0], args[1])
@@ -76,14 +64,16 @@ def apply(follower: Follower, name: str, arguments: Mapping[str, Any], args: Any
         _each(follower, name, arguments, out)
 
 
+def _unmixed(follower: Follower, source: Tensor, dims: Sequence[int], reason: str) -> list[Tensor]:
+    """What a tensor stands for, after an operator mixed what lies along some dimensions."""
+    found = (follower.mixed(f, dims, reason) for f in follower.factors(source))
+    return [f for f in found if f is not None]
+
+
 def _spatial(follower: Follower, args: Any, out: Any) -> None:
     """Operators over the dimensions behind the channels."""
-    found = []
-    for factor in follower.factors(args[0]):
-        if any(size > 1 for size in factor.shape[2:]):
-            follower.classes.keep(factor, "its positions are mixed by pooling or resizing")
-        else:
-            found.append(factor)
+    reason = "its positions are mixed by pooling or resizing"
+    found = _unmixed(follower, args[0], range(2, args[0].dim()), reason)
     for one in tree_leaves(out):
         follower.note(one, found)
 
@@ -93,12 +83,7 @@ def _along(follower: Follower, name: str, source: Tensor, given: Any, out: Any) 
     every = list(range(source.dim()))
     named = [given] if isinstance(given, int) else list(given or every)
     dims = [d % max(source.dim(), 1) for d in named]
-    found = []
-    for factor in follower.factors(source):
-        if any(factor.shape[d] > 1 for d in dims):
-            follower.classes.keep(factor, f"{name.strip('_')} mixes its channels")
-        else:
-            found.append(factor)
+    found = _unmixed(follower, source, dims, f"{name.strip('_')} mixes its channels")
     for one in tree_leaves(out):
         if isinstance(one, Tensor) and one.dim() < source.dim():
             gone = sorted(dims, reverse=True)
@@ -136,8 +121,7 @@ def _each(follower: Follower, name: str, arguments: Mapping[str, Any], out: Any)
         for tensor in tensors:
             follower.keep(tensor, f"it is read by {name}, which is kept whole")
     elif outs:
-        operands = [(t, led(follower.factors(t), outs[0].dim())) for t in tensors if t.dim()]
-        follower.merge(outs, operands)
+        follower.merge(outs, [(t, follower.factors(t)) for t in tensors if t.dim()])
 
 
 def _elementwise(tensors: Sequence[Tensor], outs: Sequence[Tensor]) -> bool:
@@ -156,20 +140,36 @@ def _without(factor: Tensor, dims: Sequence[int]) -> Tensor:
 
 def _batch_norm(follower: Follower, args: Any, _: Any, out: Any) -> None:
     for ids in of_channels(follower, args[0], "a BatchNorm mixes its positions"):
-        for vector in map(follower.weight, args[1:5]):
-            if vector is not None:
-                follower.classes.meet(
-                    vector.name, 0, vector.shape[0], Role.THROUGH, vector.along(0), ids
-                )
+        _vectors(follower, args[1:5], ids)
     follower.note(tree_leaves(out)[0], follower.factors(args[0]))
+
+
+def _vectors(follower: Follower, tensors: Sequence[Any], ids: Tensor) -> None:
+    """Parameters of one number for each channel."""
+    for vector in map(follower.weight, tensors):
+        if vector is not None:
+            follower.classes.meet(
+                vector.name, 0, vector.shape[0], Role.THROUGH, vector.along(0), ids
+            )
 
 
 def _normalised(follower: Follower, source: Tensor, first: int, out: Any) -> None:
     """Means over the dimensions from `first` on, which would change with what is cut."""
+    dims = range(source.dim() + first, source.dim())
     for factor in follower.factors(source):
-        if any(size > 1 for size in factor.shape[first:]):
-            follower.classes.keep(factor, "a normalisation over channels mixes them")
+        follower.mixed(factor, dims, "a normalisation over channels mixes them")
     follower.note(out[0], follower.factors(source))
+
+
+def _group_norm(follower: Follower, args: Any, arguments: Mapping[str, Any], out: Any) -> None:
+    """Groups stand or fall as a whole, since each has a mean of its own."""
+    for ids in of_channels(follower, args[0], "a normalisation mixes its positions"):
+        if arguments["group"] == 1:
+            follower.classes.keep(ids, "a normalisation over channels mixes them")
+            continue
+        follower.classes.tie_along(ids.reshape(arguments["group"], -1), 1)
+        _vectors(follower, args[1:3], ids)
+    follower.note(out[0], follower.factors(args[0]))
 
 
 def _cat(follower: Follower, args: Any, kwargs: Any, out: Tensor) -> None:
@@ -214,15 +214,13 @@ def _pad(follower: Follower, args: Any, _: Any, out: Tensor) -> None:
 
 
 def _pixel_shuffle(follower: Follower, args: Any, _: Any, out: Tensor) -> None:
-    found = []
-    for factor in follower.factors(args[0]):
-        if factor.shape[1] == 1 or any(size > 1 for size in factor.shape[2:]):
-            follower.classes.keep(factor, "its positions are mixed")
-            continue
-        blocks = factor.reshape(out.shape[1], -1)
-        follower.classes.tie(blocks, blocks[:, :1])
-        found.append(blocks[:, 0].reshape(1, -1, 1, 1))
-    follower.note(out, found)
+    blocks = [
+        one.reshape(out.shape[1], -1)
+        for one in of_channels(follower, args[0], "its positions are mixed")
+    ]
+    for one in blocks:
+        follower.classes.tie_along(one, 1)
+    follower.note(out, [one[:, 0].reshape(1, -1, 1, 1) for one in blocks])
 
 
 def _channel_shuffle(follower: Follower, args: Any, _: Any, out: Tensor) -> None:
@@ -230,7 +228,7 @@ def _channel_shuffle(follower: Follower, args: Any, _: Any, out: Tensor) -> None
     ids = of_channels(follower, args[0], "its positions are mixed")
     groups = [one.reshape(args[1], -1) for one in ids]
     for one in groups:
-        follower.classes.tie(one, one[:1])
+        follower.classes.tie_along(one, 0)
     follower.note(out, [one.T.reshape(1, -1, *(1,) * (out.dim() - 2)) for one in groups])
 
 
@@ -252,7 +250,7 @@ _RULES: Mapping[str, Rule] = {
     "cudnn_batch_norm": _batch_norm,
     "_batch_norm_no_update": _batch_norm,
     "native_layer_norm": lambda f, args, _, out: _normalised(f, args[0], -len(args[1]), out),
-    "native_group_norm": lambda f, args, _, out: _normalised(f, args[0], 1, out),
+    "native_group_norm": _group_norm,
     "cat": _cat,
     "stack": _stack,
     "constant_pad_nd": _pad,

@@ -13,8 +13,9 @@ from adapters.groups import Member, RawGroup
 from adapters.identities import follow
 from compressor.coupling import Role
 from compressor.errors import AdapterError
+from compressor.space import Extent
 
-Slice: TypeAlias = tuple[str, int]
+Place: TypeAlias = tuple[bool, str, int]  # whether it is a tensor's, else an activation's
 
 
 def trace_groups(model: nn.Module, example: tuple[Tensor, ...]) -> list[RawGroup]:
@@ -27,32 +28,30 @@ def trace_groups(model: nn.Module, example: tuple[Tensor, ...]) -> list[RawGroup
         classes = follow(model, example)
     except Exception as error:  # operators of every kind are run on identities
         raise AdapterError(f"its channels cannot be followed: {error}") from error
-    reasons = {_root(classes, one): why for one, why in classes.reasons.items()}
-    groups: dict[tuple[object, ...], list[Mapping[Slice, list[int]]]] = {}
+    reasons = {classes.root(one): why for one, why in classes.reasons.items()}
+    groups: dict[tuple[object, ...], list[Mapping[Place, list[int]]]] = {}
     for root, places in _members(classes).items():
         counts = tuple((key, len(at)) for key, at in sorted(places.items()))
         groups.setdefault((reasons.get(root, ""), *counts), []).append(places)
     return [_group(classes, members, str(key[0])) for key, members in groups.items()]
 
 
-def _root(classes: Classes, one: int) -> int:
-    return int(classes.roots(torch.tensor(one)))
-
-
-def _members(classes: Classes) -> dict[int, dict[Slice, list[int]]]:
-    """For each class, which positions of which tensors go with it."""
-    found: dict[int, dict[Slice, list[int]]] = {}
-    for key, part in classes.slices.items():
-        for place, root in enumerate(classes.roots(torch.from_numpy(part.ids)).tolist()):
+def _members(classes: Classes) -> dict[int, dict[Place, list[int]]]:
+    """For each class that some tensor meets, which positions of what go with it."""
+    found: dict[int, dict[Place, list[int]]] = {}
+    parts = [((True, *key), part.ids) for key, part in classes.slices.items()]
+    parts += [((False, *key), part.ids) for key, part in classes.sizes.items()]
+    for key, ids in parts:
+        for place, root in enumerate(classes.roots(torch.from_numpy(ids)).tolist()):
             if root != NOTHING:
                 found.setdefault(root, {}).setdefault(key, []).append(place)
-    return found
+    return {root: places for root, places in found.items() if any(key[0] for key in places)}
 
 
-def _group(classes: Classes, members: list[Mapping[Slice, list[int]]], problem: str) -> RawGroup:
-    keys = list(members[0])
-    modules = tuple(dict.fromkeys(tensor.rpartition(".")[0] for tensor, _ in keys))
-    makers = [key for key in keys if classes.slices[key].role is Role.PRODUCED]
+def _group(classes: Classes, members: list[Mapping[Place, list[int]]], problem: str) -> RawGroup:
+    keys = [(key, key[1:]) for key in members[0] if key[0]]
+    modules = tuple(dict.fromkeys(tensor.rpartition(".")[0] for _, (tensor, _) in keys))
+    makers = [key for key, place in keys if classes.slices[place].role is Role.PRODUCED]
     per_unit = max((len(members[0][key]) for key in makers), default=1)
     rest: list[tuple[int, ...]] = [()] * (per_unit - 1)
     return RawGroup(
@@ -61,10 +60,15 @@ def _group(classes: Classes, members: list[Mapping[Slice, list[int]]], problem: 
         members=tuple(
             Member(
                 tensor, dim, classes.slices[tensor, dim].role,
-                tuple(p for one in members for p in (tuple(one[tensor, dim]), *rest)),
+                tuple(p for one in members for p in (tuple(one[key]), *rest)),
             )
-            for tensor, dim in keys
+            for key, (tensor, dim) in keys
         ),
         problem=problem,
         per_unit=per_unit,
+        extents=tuple(
+            Extent(name, place, size.shape, len(members[0][False, name, place]), size.written)
+            for (name, place), size in classes.sizes.items()
+            if (False, name, place) in members[0]
+        ),
     )  # fmt: skip

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import BudgetError
-from compressor.space import Architecture, Choice, SearchLayer, SearchSpace
+from compressor.space import Architecture, ChannelGroup, Choice, SearchLayer, SearchSpace
 
 
 class CostModel(Protocol):
@@ -83,11 +83,11 @@ def is_exact(limit: Limit) -> bool:
 
 @dataclass(frozen=True)
 class TensorSize:
-    """A parameter of the original network.
+    """A parameter of the original network, or a product between two activations.
 
     Attributes:
-        name: name in the state dict.
-        shape: its shape.
+        name: name in the state dict; of a product, its place among all that are counted.
+        shape: its shape; of a product, its output's and the size that is summed over.
         positions: multiply-adds per element in one forward pass at batch 1.
     """
 
@@ -177,9 +177,24 @@ class SizeTable:
         return counts + self._fixed
 
 
-def madds_table(space: SearchSpace, tensors: Sequence[TensorSize], fixed: int) -> SizeTable:
-    """Multiply-adds of any architecture; `fixed` are those that belong to no parameter."""
-    return SizeTable.of("madds", space, [(t, t.positions) for t in tensors], fixed)
+def madds_table(
+    space: SearchSpace,
+    tensors: Sequence[TensorSize],
+    fixed: int = 0,
+    products: Sequence[TensorSize] = (),
+) -> SizeTable:
+    """Multiply-adds of any architecture.
+
+    Args:
+        space: what can be cut.
+        tensors: the network's parameters.
+        fixed: multiply-adds that every network has.
+        products: those between activations.
+    """
+    extents = {e.activation for x in space.layers if x.group for e in x.group.extents}
+    cut = [p for p in products if p.name in extents]
+    rest = sum(p.positions * tensor_numel(p.shape) for p in products if p.name not in extents)
+    return SizeTable.of("madds", space, [(t, t.positions) for t in (*tensors, *cut)], fixed + rest)
 
 
 def params_table(space: SearchSpace, tensors: Sequence[TensorSize]) -> SizeTable:
@@ -195,8 +210,8 @@ def layer_control(cost: CostModel, space: SearchSpace) -> tuple[float, ...]:
 
 
 def touched_madds(layers: Sequence[SearchLayer], tensors: Sequence[TensorSize]) -> int:
-    """Multiply-adds of the original in those weights that these layers can shrink."""
-    names = {c.tensor for layer in layers if layer.group for c in layer.group.couplings}
+    """Multiply-adds of the original in those weights and products that these layers can shrink."""
+    names = {name for layer in layers if layer.group for name, _ in _group_axes(layer.group)}
     names |= {layer.kernel.tensor for layer in layers if layer.kernel}
     return sum(t.positions * tensor_numel(t.shape) for t in tensors if t.name in names)
 
@@ -218,7 +233,7 @@ def _axes(space: SearchSpace, tensors: dict[str, TensorSize]) -> tuple[dict[_Axi
     axes: dict[_Axis, int] = {}
     base: list[int] = []
     for layer in space.layers:
-        keys = [(c.tensor, c.dim) for c in layer.group.couplings] if layer.group else []
+        keys = _group_axes(layer.group) if layer.group else []
         if layer.kernel:
             keys.append((layer.kernel.tensor, _KERNEL))
         for key in keys:
@@ -229,6 +244,12 @@ def _axes(space: SearchSpace, tensors: dict[str, TensorSize]) -> tuple[dict[_Axi
                 else:
                     base.append(tensors[key[0]].shape[key[1]])
     return axes, base
+
+
+def _group_axes(group: ChannelGroup) -> list[_Axis]:
+    """Dimensions of parameters and of activations that shrink with a group."""
+    cut = [(c.tensor, c.dim) for c in group.couplings]
+    return [*cut, *((e.activation, e.dim) for e in group.extents)]
 
 
 def _tensor_axes(name: str, axes: dict[_Axis, int]) -> list[_Axis]:
@@ -251,10 +272,12 @@ def _option_cuts(
     cuts: dict[int, int] = {}
     if layer.group and choice.channels is not None:
         gone = (layer.group.width - choice.channels) // layer.group.per_unit
-        for coupling in layer.group.couplings:
-            axis = axes.get((coupling.tensor, coupling.dim))
+        per_unit = [c.index.per_unit for c in layer.group.couplings]
+        per_unit += [e.per_unit for e in layer.group.extents]
+        for key, taken in zip(_group_axes(layer.group), per_unit, strict=True):
+            axis = axes.get(key)
             if axis is not None:
-                cuts[axis] = cuts.get(axis, 0) + gone * coupling.index.per_unit
+                cuts[axis] = cuts.get(axis, 0) + gone * taken
     if layer.kernel and choice.kernel is not None:
         axis = axes.get((layer.kernel.tensor, _KERNEL))
         if axis is not None:

@@ -39,6 +39,26 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Extent:
+    """One dimension of an activation that shrinks with a decision.
+
+    Attributes:
+        activation: the output of a call that is told sizes (`compressor.network.sized`), or of a
+            product between activations (`compressor.network.counting`).
+        dim: which of the sizes.
+        shape: all of the sizes, of the original network and one input.
+        per_unit: what one unit takes off.
+        written: whether the model's code writes the size out, so that it must be replaced.
+    """
+
+    activation: str
+    dim: int
+    shape: tuple[int, ...]
+    per_unit: int
+    written: bool = False
+
+
+@dataclass(frozen=True)
 class ChannelGroup:
     """Channels that must be cut together, and everything that changes with them.
 
@@ -47,12 +67,14 @@ class ChannelGroup:
         per_unit: channels that are kept or removed as one unit.
         order: units from the first to keep to the first to remove; a permutation.
         couplings: the dimensions that shrink, at most one entry for each tensor and dimension.
+        extents: dimensions of activations that shrink, where somebody must know.
     """
 
     width: int
     per_unit: int
     order: tuple[int, ...]
     couplings: tuple[Coupling, ...]
+    extents: tuple[Extent, ...] = ()
 
     def removed(self, channels: int) -> list[int]:
         """Units that go when `channels` channels stay."""
@@ -159,6 +181,19 @@ class SearchSpace:
                     cuts.setdefault(key, set()).update(coupling.index.positions(units))
         return cuts
 
+    def resized(self, architecture: Architecture) -> dict[tuple[str, int], tuple[Extent, int]]:
+        """For each dimension of an activation that shrinks, what it was and its size now."""
+        found: dict[tuple[str, int], tuple[Extent, int]] = {}
+        for layer, choice in self.choices(architecture):
+            if layer.group is None or choice.channels is None:
+                continue
+            gone = len(layer.group.removed(choice.channels))
+            for extent in layer.group.extents if gone else ():
+                key = (extent.activation, extent.dim)
+                _, left = found.get(key, (extent, extent.shape[extent.dim]))
+                found[key] = (extent, left - gone * extent.per_unit)
+        return found
+
     def kernels(self, architecture: Architecture) -> dict[str, int]:
         """New kernel edge for each convolution weight whose kernel shrinks."""
         return {
@@ -201,6 +236,9 @@ def _layer_to_json(layer: SearchLayer) -> dict[str, Any]:
             "per_unit": group.per_unit,
             "order": list(group.order),
             "couplings": [c.to_json() for c in group.couplings],
+            "extents": [
+                [e.activation, e.dim, list(e.shape), e.per_unit, e.written] for e in group.extents
+            ],
         },
         "kernel": kernel
         and {"tensor": kernel.tensor, "kernel": kernel.kernel, "spatial": kernel.spatial},
@@ -229,7 +267,16 @@ def _group_from_json(data: Any) -> ChannelGroup:
         per_unit,
         tuple(map(int, data["order"])),
         tuple(Coupling.from_json(c) for c in data["couplings"]),
+        tuple(_extent_from_json(e) for e in data.get("extents", ())),
     )
+
+
+def _extent_from_json(data: Any) -> Extent:
+    activation, dim, shape, per_unit, written = data
+    extent = Extent(str(activation), int(dim), tuple(map(int, shape)), int(per_unit), bool(written))
+    if not 0 <= extent.dim < len(extent.shape) or min(extent.shape, default=0) < 1:
+        raise ValueError(f"an extent is one of its sizes, but got {data!r}")
+    return extent
 
 
 def _kept(value: Any) -> int | None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adapters.generic import GenericAdapter, execution_order
+from adapters.forward_pass import execution_order
+from adapters.generic import GenericAdapter
 from compressor.errors import DataError, UsageError
 from compressor.network.adapter import find_adapter
 from compressor.network.structure import materialise
@@ -115,13 +116,17 @@ def test_tied_weights_are_frozen() -> None:
     assert "is the same tensor as" in reasons(space)["a"]
 
 
-def test_groupnorm_is_frozen_unless_its_groups_stay_even() -> None:
+def test_groups_of_a_groupnorm_go_as_a_whole() -> None:
     net = nn.Sequential(
         nn.Conv2d(3, 16, 3), nn.GroupNorm(4, 16), nn.ReLU(), nn.Conv2d(16, 4, 3), nn.Flatten()
     )
     space = proved(net)
-    assert "0" not in names(space)
-    assert len(reasons(space)["0"]) > 20
+    (layer,) = space.layers
+    assert layer.group is not None
+    assert layer.group.per_unit == 4
+    small = materialise(net, space, space.smallest)
+    assert small[0].weight.shape[0] < 16
+    small(torch.randn(2, 3, 8, 8))
 
 
 def test_a_layer_that_is_too_narrow_is_frozen() -> None:
@@ -218,7 +223,9 @@ def test_what_cannot_be_cut_is_named(inner: nn.Module, reason: str) -> None:
     space = proved(Sequence(inner), (torch.randn(2, 5, 8),))
     assert reason in reasons(space)["embed"]
     # the feed-forward part of the transformer is an ordinary pair of linear layers
-    assert names(space) == ([] if isinstance(inner, nn.LSTM) else ["inner.linear1"])
+    assert names(space) == (
+        [] if isinstance(inner, nn.LSTM) else ["inner.self_attn", "inner.linear1"]
+    )
 
 
 def test_large_kernels() -> None:

@@ -11,8 +11,11 @@ from adapters.dependency_groups import read_groups
 from adapters.generic import GenericAdapter
 from adapters.groups import RawGroup, unit_positions, units
 from adapters.traced_groups import trace_groups
+from compressor.cost import madds_table
 from compressor.coupling import Role
 from compressor.errors import AdapterError
+from compressor.network.counting import count
+from compressor.network.structure import masked, materialise
 from compressor.network.verify import verify_space
 from compressor.space import SearchSpace
 from tests import networks
@@ -82,6 +85,9 @@ class Lambda(nn.Module):
         (lambda x: F.pad(x, (1, 1, 1, 1)), 16, [16, 1]),
         (lambda x: F.pad(x, (1, 1, 1, 1), mode="circular"), 16, [16, 1]),
         (lambda x: x - x.mean((2, 3), keepdim=True), 16, [16, 1]),
+        (lambda x: F.group_norm(x, 4), 16, [16, 4]),
+        (lambda x: torch.cat(x.split(8, 1)[::-1], 1), 16, [16, 2]),
+        (lambda x: x.view(1, 4, 4, 16, 16).transpose(1, 2).reshape(1, 16, 16, 16), 16, [16, 4]),
     ],
 )
 def test_what_stands_or_falls_together(between, after, stem):
@@ -100,10 +106,9 @@ def test_what_stands_or_falls_together(between, after, stem):
         (lambda x: x - x.mean(1, keepdim=True), 16, "mean mixes its channels"),
         (lambda x: x.softmax(1), 16, "softmax mixes its channels"),
         (lambda x: F.pad(x, (0, 0, 0, 0, 0, 4)), 20, ""),
-        (lambda x: torch.cat(x.split([4, 12], 1), 1), 16, "cut at fixed positions"),
         (lambda x: x.flip(1) + x, 16, ""),
         (lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (16,)).permute(0, 3, 1, 2), 16, "normal"),
-        (lambda x: F.group_norm(x, 4), 16, "a normalisation over channels"),
+        (lambda x: F.group_norm(x, 1), 16, "a normalisation over channels"),
         (lambda x: x.sort(1).values, 16, "sort mixes its channels"),
         (lambda x: torch.zeros(1, 20, 16, 16).index_copy_(1, torch.arange(16), x), 20, "written"),
         (lambda x: torch.fft.fft(x, dim=1).real, 16, "fft_r2c mixes its channels"),
@@ -156,29 +161,99 @@ class Attention(nn.Module):
         return self.head(x.mean(1))
 
 
-def test_heads_lose_the_same_places_of_queries_keys_and_values():
+TOKENS = (torch.randn(1, 6, 8, generator=torch.Generator().manual_seed(0)),)
+
+
+def test_parts_of_given_sizes_are_cut_each_alone():
     torch.manual_seed(0)
-    found = free(Attention(), (torch.randn(1, 6, 8),))
-    assert found["qkv.weight"] == [48, 12]  # 4 units: one place of 4 heads of q, k and v
+    net = Net(Lambda(lambda x: torch.cat(x.split([4, 12], 1)[::-1], 1))).eval()
+    widths = sorted(x.group.width for x in proved(net).layers if x.group and "stem" in x.modules)
+    assert widths == [4, 12]
+
+
+@pytest.mark.parametrize("free_width", [True, False])
+def test_heads_go_as_a_whole(free_width):
+    torch.manual_seed(0)
+    net = Attention(free_width=free_width).eval()
+    found = free(net, TOKENS)
+    assert found["qkv.weight"] == [48, 12]  # of each of 4 heads 4 queries, keys and values
     assert found["up.weight"] == [32, 1]
     assert found["down.weight"] == [16, 1]  # with `embed` and `project`: the trunk
+    space = verify_space(net, TOKENS, GenericAdapter().read(net, TOKENS))
+    heads = next(x for x in space.layers if x.name == "qkv")
+    products = {e.activation for e in heads.group.extents if "product" in e.activation}
+    assert len(products) == 2
 
 
-def test_queries_and_keys_are_read_by_no_weight_and_are_frozen_by_the_verification():
+def test_the_code_is_told_how_many_heads_are_left_at_any_batch():
     torch.manual_seed(0)
-    example = (torch.randn(1, 6, 8),)
-    space = verify_space(Attention(), example, GenericAdapter().read(Attention(), example))
-    assert {layer.name for layer in space.layers} == {"embed", "up"}
-    assert any(f.name == "qkv" and "masked" in f.reason for f in space.frozen)
+    net = Attention(free_width=False).eval()
+    space = verify_space(net, TOKENS, GenericAdapter().read(net, TOKENS))
+    assert {layer.name for layer in space.layers} == {"qkv", "up"}
+    assert "embed" in {f.name for f in space.frozen}  # what a head is wide is worked out from it
+    small = materialise(net, space, space.smallest)
+    inputs = torch.randn(3, 6, 8)
+    with masked(net, space, space.smallest):
+        want = net(inputs)
+    torch.testing.assert_close(small(inputs), want, rtol=1e-4, atol=1e-5)
 
 
-def test_a_width_that_is_written_into_the_code_is_frozen_by_the_verification():
+def test_multiply_adds_between_activations_shrink_with_the_heads():
     torch.manual_seed(0)
-    example = (torch.randn(1, 6, 8),)
-    net = Attention(free_width=False)
-    space = verify_space(net, example, GenericAdapter().read(net, example))
-    assert "up" in {layer.name for layer in space.layers}
-    assert "qkv" in {f.name for f in space.frozen}
+    net = Attention().eval()
+    space, counted = proved(net, TOKENS), count(net, TOKENS)
+    table = madds_table(space, counted.tensors, products=counted.products)
+    for architecture in (space.original, space.smallest):
+        small = materialise(net, space, architecture)
+        assert table(architecture) == count(small, TOKENS).madds
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_torchs_own_attention_loses_heads(batch_first):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(24, 4, 32, batch_first=batch_first)
+    net = nn.Sequential(nn.Linear(8, 24), layer, nn.Linear(24, 3)).eval()
+    space = proved(net, TOKENS)
+    assert {"1.self_attn", "1.linear1"} <= {x.name for x in space.layers}
+    small = materialise(net, space, space.smallest)
+    assert small[1].self_attn.in_proj_weight.shape[0] < 72
+    small.train()(*TOKENS)  # and it can be trained
+
+
+class Grouped(nn.Module):
+    """Grouped-query attention with rotary embeddings: 4 heads of queries read 2 of keys."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(8, 32), nn.Linear(8, 16), nn.Linear(8, 16)
+        self.out = nn.Linear(32, 5)
+
+    def forward(self, x):
+        n, tokens, _ = x.shape
+        q = turned(self.q(x).view(n, tokens, 4, 8).transpose(1, 2))
+        k = turned(self.k(x).view(n, tokens, 2, 8).transpose(1, 2))
+        v = self.v(x).view(n, tokens, 2, 8).transpose(1, 2)
+        k, v = (t[:, :, None].expand(n, 2, 2, tokens, 8).reshape(n, 4, tokens, 8) for t in (k, v))
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)).mean(1)
+
+
+def turned(x):
+    angles = torch.arange(x.shape[-2])[:, None] * torch.tensor([1.0, 0.1, 0.01, 0.001]).repeat(2)
+    half = x.shape[-1] // 2
+    return x * angles.cos() + torch.cat((-x[..., half:], x[..., :half]), -1) * angles.sin()
+
+
+def test_keys_and_values_that_several_heads_read_go_with_all_of_them():
+    torch.manual_seed(0)
+    (layer,) = proved(Grouped(), TOKENS).layers
+    assert set(layer.modules) == {"q", "k", "v", "out"}
+    assert len(layer.group.order) == 2
+
+
+def test_one_head_alone_is_kept():
+    torch.manual_seed(0)
+    problems = reasons(Attention(heads=1), TOKENS)
+    assert "product of activations" in problems["qkv"]
 
 
 class Mixer(nn.Module):

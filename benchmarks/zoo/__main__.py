@@ -1,7 +1,7 @@
 """Other people's networks: is each halved, correct, and exported?
 
-    python -m benchmarks.zoo                             # torchvision up to 90 M parameters
-    python -m benchmarks.zoo 'torchvision:*resnet*' --json zoo.json
+    python -m benchmarks.zoo                      # torchvision, and the smallest of timm's families
+    python -m benchmarks.zoo 'torchvision:*resnet*' --json
 
 Each network runs in a process of its own, with limits on time and memory. `ok` is a network that
 was cut to half its MAdds, gives the outputs of the masked original (double precision), and whose
@@ -75,15 +75,16 @@ def main() -> None:
     parser.add_argument("patterns", nargs="*")
     parser.add_argument("--seconds", type=float, default=300, help="for each network")
     parser.add_argument("--memory", type=float, default=12, help="GiB of address space for each")
-    parser.add_argument("--json", type=Path, help="file for the list of outcomes")
+    parser.add_argument("--json", action="store_true", help="print the list of outcomes")
+    parser.add_argument("--save", type=Path, help="file for that list, as far as it is known")
     given = parser.parse_args()
     rows = []
     for name in names(given.patterns):
         rows.append(outcome(name, given.seconds, given.memory))
         print(f"{name}: {rows[-1]['reason'] or 'ok'}", file=sys.stderr, flush=True)
-        if given.json:
-            given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    print(table(rows))
+        if given.save:
+            given.save.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(rows, indent=1) if given.json else table(rows))
 
 
 if __name__ == "__main__":

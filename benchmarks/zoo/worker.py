@@ -57,7 +57,7 @@ def _fill(found: dict[str, Any], model: nn.Module, example: tuple[Tensor, ...]) 
         "params": reading.count.params,
         "layers": len(space.layers),
         "frozen": [f"{f.name}: {f.reason}" for f in space.frozen],
-        "madds_share": touched_madds(space.layers, reading.count.tensors) / max(madds, 1),
+        "madds_share": touched_madds(space.layers, reading.count.terms) / max(madds, 1),
         "read_seconds": time.perf_counter() - start,
     }
     network = _half(reading)

@@ -33,19 +33,25 @@ class Count:
 
     Attributes:
         tensors: every parameter, with the multiply-adds per element that it takes part in.
-        fixed: multiply-adds of products between activations, which belong to no parameter.
+        products: those between activations, which belong to no parameter, as `product@N`: the
+            N-th of all operators that multiply.
         uncounted: other arithmetic operators, which by the definition of MAdds do not count,
             with the number of calls.
     """
 
     tensors: tuple[TensorSize, ...]
-    fixed: int
+    products: tuple[TensorSize, ...]
     uncounted: Mapping[str, int]
+
+    @property
+    def terms(self) -> tuple[TensorSize, ...]:
+        """All that is multiplied."""
+        return (*self.tensors, *self.products)
 
     @property
     def madds(self) -> int:
         """All multiply-adds of one input."""
-        return self.fixed + sum(t.positions * tensor_numel(t.shape) for t in self.tensors)
+        return sum(t.positions * tensor_numel(t.shape) for t in self.terms)
 
     @property
     def params(self) -> int:
@@ -106,12 +112,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def tracing() -> Iterator[Tracer]:
     """Counts what runs inside the block; attention is computed from its plain products."""
-    tracer = Tracer()
+    with plain_attention(), Tracer() as tracer:
+        yield tracer
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Attention is computed from its products inside the block, not by one fused operator."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), tracer:
-            yield tracer
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
 
@@ -121,16 +133,18 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._products: list[tuple[int, tuple[tuple[int, int], ...]]] = []
+        self._products: list[tuple[int, tuple[int, ...], tuple[tuple[int, int], ...]]] = []
+        self._calls = 0
         self._uncounted: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         rule = _RULES.get(func.overloadpacket)
         if rule:
-            for madds, operands in rule(args, out):
+            self._calls += 1
+            for shape, operands in rule(args, out):
                 keys = tuple((a.untyped_storage().data_ptr(), a.numel()) for a in operands)
-                self._products.append((madds, keys))
+                self._products.append((self._calls, shape, keys))
         elif not func.is_view and func.overloadpacket.__name__ not in _MOVES:
             self._uncounted[func.overloadpacket.__name__] += 1
         return out
@@ -143,34 +157,45 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
             if p.dim() > 1
         }
         positions: Counter[str] = Counter()
-        fixed = 0
-        for madds, keys in self._products:
+        products = []
+        for call, shape, keys in self._products:
             name = next((owners[k] for k in keys if k in owners), None)
             if name is None:
-                fixed += madds
+                products.append(TensorSize(product_name(call), shape, 1))
             else:
-                positions[name] += madds
+                positions[name] += tensor_numel(shape)
         tensors = tuple(
             TensorSize(name, tuple(p.shape), positions[name] // max(p.numel(), 1))
             for name, p in model.named_parameters()
         )
-        return Count(tensors, fixed, dict(sorted(self._uncounted.items())))
+        return Count(tensors, tuple(products), dict(sorted(self._uncounted.items())))
 
 
-_Products: TypeAlias = list[tuple[int, tuple[Tensor, ...]]]  # multiply-adds and their operands
+def multiplies(func: Any) -> bool:
+    """Whether an operator is counted as products."""
+    return func.overloadpacket in _RULES
+
+
+def product_name(call: int) -> str:
+    """The name of a product between activations, by the place of its call among those counted."""
+    return f"product@{call}"
+
+
+# Sizes whose product are the multiply-adds, and what is multiplied.
+_Products: TypeAlias = list[tuple[tuple[int, ...], tuple[Tensor, ...]]]
 
 
 def _convolution(args: Any, out: Tensor) -> _Products:
     source, weight, transposed = args[0], args[1], args[6]
     grid = (source if transposed else out).shape
-    return [(int(weight.numel()) * int(grid[0]) * tensor_numel(grid[2:]), (source, weight))]
+    return [((int(weight.numel()), int(grid[0]), *map(int, grid[2:])), (source, weight))]
 
 
 def _product(left: int) -> Callable[[Any, Tensor], _Products]:
     """Rows x inner x columns (x batch) for a product whose left operand is `args[left]`."""
 
     def rule(args: Any, out: Tensor) -> _Products:
-        return [(int(out.numel()) * int(args[left].shape[-1]), (args[left], args[left + 1]))]
+        return [((*out.shape, int(args[left].shape[-1])), (args[left], args[left + 1]))]
 
     return rule
 
@@ -178,7 +203,7 @@ def _product(left: int) -> Callable[[Any, Tensor], _Products]:
 def _recurrent(args: Any, _: object) -> _Products:
     """The CPU's fused LSTM layer: each weight is applied once for each step `[T, N, …]`."""
     steps = int(args[0].shape[0]) * int(args[0].shape[1])
-    return [(steps * int(weight.numel()), (weight,)) for weight in args[1:3]]
+    return [((steps, int(weight.numel())), (weight,)) for weight in args[1:3]]
 
 
 _RULES: Mapping[Any, Callable[[Any, Any], _Products]] = {

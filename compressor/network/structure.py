@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from compressor.coupling import Role
 from compressor.errors import ArchitectureError
+from compressor.network.sized import resize
 from compressor.space import Architecture, SearchSpace
 
 
@@ -40,6 +41,7 @@ def materialise(model: nn.Module, space: SearchSpace, architecture: Architecture
         touched[name.rpartition(".")[0]] = owner
     for path, owner in touched.items():
         agree(owner, model.get_submodule(path), through=f"{path}.weight" in through)
+    resize(small, space.resized(architecture))
     return small
 
 

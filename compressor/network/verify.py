@@ -165,7 +165,11 @@ class Probe:
 
     def _miscount(self, space: SearchSpace, architecture: Architecture, counted: Count) -> str:
         tables = (
-            ("MAdds", counted.madds, madds_table(space, self.count.tensors, self.count.fixed)),
+            (
+                "MAdds",
+                counted.madds,
+                madds_table(space, self.count.tensors, products=self.count.products),
+            ),
             ("parameters", counted.params, params_table(space, self.count.tensors)),
         )
         for what, actual, table in tables:

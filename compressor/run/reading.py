@@ -62,7 +62,7 @@ def read_network(
     return Reading(
         space,
         counted,
-        madds_table(space, counted.tensors, counted.fixed),
+        madds_table(space, counted.tensors, products=counted.products),
         params_table(space, counted.tensors),
         only_sliced(model, space, single(example)),
     )
@@ -151,14 +151,14 @@ class Inspection:
 
 def describe(reading: Reading, second_opinion: tuple[float | None, str]) -> Inspection:
     """Puts a reading into words and numbers for people."""
-    space, tensors = reading.space, reading.count.tensors
+    space, terms = reading.space, reading.count.terms
     removable = layer_control(reading.madds, space)
     layers = tuple(
         LayerInfo(
             layer.name,
             layer.modules,
             tuple(str(choice) for choice in layer.choices),
-            touched_madds([layer], tensors),
+            touched_madds([layer], terms),
             int(gone),
         )
         for layer, gone in zip(space.layers, removable, strict=True)
@@ -171,7 +171,7 @@ def describe(reading: Reading, second_opinion: tuple[float | None, str]) -> Insp
         madds=reading.count.madds,
         params=reading.count.params,
         least_madds=reading.madds(space.smallest),
-        share=touched_madds(space.layers, tensors) / max(reading.count.madds, 1),
+        share=touched_madds(space.layers, terms) / max(reading.count.madds, 1),
         uncounted=dict(reading.count.uncounted),
         thop_madds=madds,
         thop_note=note,

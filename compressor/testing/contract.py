@@ -148,7 +148,7 @@ class AdapterContract:
         self, model: nn.Module, example: tuple[Tensor, ...], space: SearchSpace
     ) -> SizeTable:
         counted = count(model, example)
-        return madds_table(space, counted.tensors, counted.fixed)
+        return madds_table(space, counted.tensors, products=counted.products)
 
     def _random(self, space: SearchSpace) -> list[Architecture]:
         draw = random.Random(0)  # noqa: S311  (a reproducible sample, no secret)
