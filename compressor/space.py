@@ -14,6 +14,9 @@ from typing import Any, TypeAlias
 from compressor.coupling import Coupling
 from compressor.errors import ArchitectureError
 
+PRODUCT = "product@"
+"""Begins the names of products between activations."""
+
 Architecture: TypeAlias = tuple[int, ...]
 
 
@@ -56,6 +59,11 @@ class Extent:
     shape: tuple[int, ...]
     per_unit: int
     written: bool = False
+
+    @property
+    def product(self) -> bool:
+        """Whether it is of a product between activations."""
+        return self.activation.startswith(PRODUCT)
 
 
 @dataclass(frozen=True)

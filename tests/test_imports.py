@@ -34,6 +34,7 @@ ONLY = {
         "compressor.device.origins",
         "compressor.deploy.quantise",
         "compressor.deploy.slicing",
+        "compressor.deploy.targets",
     },
     "onnx_ir": set(),
     "onnxruntime": {"compressor.device.agent", "compressor.deploy.quantise"},

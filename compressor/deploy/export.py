@@ -6,6 +6,7 @@ network's own outputs for it; until then it lies beside under a temporary name.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import copy
 import os
@@ -32,6 +33,7 @@ from compressor.errors import ExportError, MeasureError
 from compressor.quiet import quiet
 
 _LARGEST = 2**31 - 1  # what one protobuf message, and so one ONNX file, can hold
+_SCOPES = "pkg.torch.onnx.name_scopes"
 _BATCHES = (1, 3)  # neither is the traced one, 2
 
 
@@ -89,7 +91,7 @@ def export_onnx(
     """
     copied = _copied(model)
     inputs = tuple(t.detach().cpu() for t in example)
-    proto, _ = _traced(copied, inputs, opset=opset, dynamic=dynamic_batch, optimize=True)
+    proto, _, _ = _traced(copied, inputs, opset=opset, dynamic=dynamic_batch, optimize=True)
     onnx.helper.set_model_props(proto, dict(metadata or {}))
     if not dynamic_batch:
         samples = [with_batch(tuple(s), inputs[0].shape[0]) for s in samples]
@@ -122,10 +124,13 @@ def export_base(
     """
     copied = _copied(model)
     inputs = tuple(t.detach().cpu() for t in example)
-    proto, unused = _traced(copied, inputs, opset=opset, dynamic=dynamic_batch, optimize=False)
+    proto, unused, scopes = _traced(
+        copied, inputs, opset=opset, dynamic=dynamic_batch, optimize=False
+    )
     aliases = _aliases(copied, {t.name for t in proto.graph.initializer})
     # A tied tensor's other names are never read, but the tensor is.
-    return BaseGraph(_checked_bytes(proto), aliases=aliases, unused=unused - aliases.keys())
+    unused -= aliases.keys()
+    return BaseGraph(_checked_bytes(proto), aliases=aliases, unused=unused, scopes=scopes)
 
 
 def _copied(model: nn.Module) -> nn.Module:
@@ -145,8 +150,11 @@ def _traced(
     opset: int | None,
     dynamic: bool,
     optimize: bool,
-) -> tuple[onnx.ModelProto, frozenset[str]]:
-    """The exported graph, and the names of parameters that the forward pass never reads."""
+) -> tuple[onnx.ModelProto, frozenset[str], dict[str, str]]:
+    """The exported graph, the names of parameters that the forward pass never reads, and scopes.
+
+    A scope is the path of the module whose code made an operator, here by its first output.
+    """
     if dynamic:
         # Tracing takes a size of 1 for a constant; 2 stands for any batch.
         inputs = with_batch(inputs, 2)
@@ -166,13 +174,25 @@ def _traced(
             # None is only for the older exporter, which is not asked for.
             program = cast(torch.onnx.ONNXProgram, program)
             proto = program.model_proto
+            scopes = _scopes(proto)
             _forget_sources(proto)
-            return proto, _unread(program)
+            return proto, _unread(program), scopes
     except Exception as error:
         raise ExportError(
             f"torch cannot export the network: {_reason(error)}"
             + (f"; {REMEDY}" if dynamic else "")
         ) from error
+
+
+def _scopes(proto: onnx.ModelProto) -> dict[str, str]:
+    """From the exporter's notes, as `["", "blocks", "blocks.0", "view_3"]`: the last but one."""
+    found = {}
+    for node in proto.graph.node:
+        for noted in node.metadata_props:
+            if noted.key == _SCOPES and node.output:
+                names = ast.literal_eval(noted.value)
+                found[node.output[0]] = str(names[-2]) if len(names) > 1 else ""
+    return found
 
 
 def _forget_sources(proto: onnx.ModelProto) -> None:

@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from compressor.coupling import Role
+from compressor.deploy.targets import Targets
 from compressor.errors import ExportError
 from compressor.space import Architecture, SearchSpace
-
-_Dim = int | str | None
-_Shapes = Mapping[str, tuple[_Dim, ...]]
 
 
 class BaseGraph:
@@ -32,6 +30,7 @@ class BaseGraph:
         *,
         aliases: Mapping[str, str] | None = None,
         unused: Collection[str] = (),
+        scopes: Mapping[str, str] | None = None,
     ) -> None:
         """Reads the exported network.
 
@@ -40,6 +39,7 @@ class BaseGraph:
             aliases: further names of tensors that the network holds under several names, each
                 with the name that the graph uses.
             unused: tensors that the forward pass never reads; cutting them changes nothing.
+            scopes: of each operator's first output, the path of the module whose code made it.
 
         Raises:
             ExportError: `data` is not an ONNX model.
@@ -49,7 +49,7 @@ class BaseGraph:
         self._unused = frozenset(unused)
         self._tensors = {t.name: t for t in model.graph.initializer}
         _plain_casts(model.graph)
-        _free_reshapes(model.graph)
+        self._targets = Targets(model.graph, scopes or {})
         _forget_shapes(model.graph)
         self._convs = _convolutions(model.graph)
         # Copied for every slice, so without the weights.
@@ -61,8 +61,8 @@ class BaseGraph:
     def slice(self, space: SearchSpace, architecture: Architecture) -> bytes:
         """The network of an architecture as a serialised ONNX model.
 
-        What is kept stays in its order. Sizes written into other operators than convolutions
-        and reshapes are left: ONNX Runtime refuses the graph where they no longer fit.
+        What is kept stays in its order. Sizes written into other operators than convolutions,
+        reshapes and expansions are left: ONNX Runtime refuses the graph where they no longer fit.
 
         Raises:
             ArchitectureError: the architecture is not of this space.
@@ -80,6 +80,7 @@ class BaseGraph:
                 kept = numpy_helper.from_array(_crop(values, kernels.get(name)), name)
             model.graph.initializer.append(kept)
         model.graph.initializer.extend(self._extra)
+        self._targets.write(model.graph, space.resized(architecture))
         for name in _depthwise(space):
             self._scale_groups(model.graph, self._name(name), cuts)
         for name, kernel in kernels.items():
@@ -241,48 +242,3 @@ def _plain_casts(graph: GraphProto) -> None:
             kind = types[node.input.pop(1)]
             node.op_type = "Cast"
             node.attribute.append(helper.make_attribute("to", kind))
-
-
-def _free_reshapes(graph: GraphProto) -> None:
-    """Writes targets of reshapes without the sizes of channels where that is safe.
-
-    Leading dimensions that stay become 0 ("as in the input"), a single one after them becomes
-    -1 ("what is left"). Both hold for every width. Other targets are left as they are.
-    """
-    shapes = _known_shapes(graph)
-    for node in graph.node:
-        if node.op_type != "Reshape":
-            continue
-        target = _free_target(shapes.get(node.input[0]), shapes.get(node.output[0]))
-        if target is not None:
-            name = f"{node.output[0]}__target"
-            graph.initializer.append(numpy_helper.from_array(np.array(target, np.int64), name))
-            node.input[1] = name
-            del node.attribute[:]  # `allowzero` would give 0 its other meaning
-
-
-def _free_target(
-    before: tuple[_Dim, ...] | None, after: tuple[_Dim, ...] | None
-) -> list[int] | None:
-    if before is None or after is None or None in before or 0 in before:
-        return None
-    same = 0
-    while same < min(len(before), len(after)) and before[same] == after[same]:
-        same += 1
-    rest = after[same:]
-    if len(rest) <= 1:
-        return [0] * same + [-1] * len(rest)
-    # Several sizes are left: which of them a cut changes is not written in the graph.
-    sizes = [d for d in rest if isinstance(d, int)]
-    return [0] * same + sizes if len(sizes) == len(rest) else None
-
-
-def _known_shapes(graph: GraphProto) -> _Shapes:
-    shapes: dict[str, tuple[_Dim, ...]] = {t.name: tuple(t.dims) for t in graph.initializer}
-    for value in (*graph.value_info, *graph.input, *graph.output):
-        if value.type.tensor_type.HasField("shape"):
-            dims = value.type.tensor_type.shape.dim
-            shapes[value.name] = tuple(
-                d.dim_param or (d.dim_value if d.HasField("dim_value") else None) for d in dims
-            )
-    return shapes

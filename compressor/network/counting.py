@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from compressor.cost import TensorSize, tensor_numel
 from compressor.errors import DataError
+from compressor.space import PRODUCT
 
 _aten = torch.ops.aten
 _MOVES = {  # operators that only create, copy or reorder values
@@ -178,7 +179,7 @@ def multiplies(func: Any) -> bool:
 
 def product_name(call: int) -> str:
     """The name of a product between activations, by the place of its call among those counted."""
-    return f"product@{call}"
+    return f"{PRODUCT}{call}"
 
 
 # Sizes whose product are the multiply-adds, and what is multiplied.
