@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,7 +40,9 @@ def _between(follower: Follower, left: Tensor, right: Tensor) -> list[Tensor]:
 
 
 def _weighed(follower: Follower, left: Tensor, weight: Weight) -> list[Tensor]:
-    """A product with a parameter `[K, N]`."""
+    """A product with a parameter `[K, N]`, perhaps repeated for each of a batch."""
+    while weight.places.dim() > 2 and constant(weight.places, 0):
+        weight = replace(weight, places=weight.places[0])
     reads, makes = _sides(weight)
     if reads is None or makes is None or weight.places.dim() != 2:
         follower.keep(left, f"{weight.name!r} is not used as a plain matrix")

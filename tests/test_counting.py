@@ -84,7 +84,21 @@ def test_functional_calls_and_reuse_belong_to_the_parameter() -> None:
     assert counted.params == 108 + 20 + 90
 
 
-def test_attention_is_a_fixed_part() -> None:
+def test_a_weight_that_is_repeated_for_a_batch_is_still_a_weight() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Parameter(torch.randn(4, 6), requires_grad=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.bmm(x[0], self.mix.expand(3, 4, 6))
+
+    counted = count(Mixed(), (torch.randn(1, 3, 5, 4),))
+    assert counted.products == ()
+    assert counted.madds == 3 * 5 * 4 * 6
+
+
+def test_attention_is_a_part_of_its_own() -> None:
     class Attention(nn.Module):
         def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return functional.scaled_dot_product_attention(q, k, v)

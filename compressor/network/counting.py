@@ -144,7 +144,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         if rule:
             self._calls += 1
             for shape, operands in rule(args, out):
-                keys = tuple((a.untyped_storage().data_ptr(), a.numel()) for a in operands)
+                keys = tuple((a.untyped_storage().data_ptr(), _held(a)) for a in operands)
                 self._products.append((self._calls, shape, keys))
         elif not func.is_view and func.overloadpacket.__name__ not in _MOVES:
             self._uncounted[func.overloadpacket.__name__] += 1
@@ -170,6 +170,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
             for name, p in model.named_parameters()
         )
         return Count(tensors, tuple(products), dict(sorted(self._uncounted.items())))
+
+
+def _held(tensor: Tensor) -> int:
+    """Number of elements in memory: one for all that an expanded dimension repeats."""
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    return tensor_numel([size for size, stride in sizes if stride])
 
 
 def multiplies(func: Any) -> bool:
