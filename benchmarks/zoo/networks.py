@@ -44,7 +44,7 @@ def build(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
 
 def _all() -> Iterator[str]:
     models = torchvision().models
-    kinds = (models, models.segmentation)
+    kinds = (models, models.segmentation, models.detection)
     yield from (f"timm:{name}" for name in _SMALLEST.read_text(encoding="utf-8").split())
     for name in [n for kind in kinds for n in models.list_models(module=kind)]:
         if models.get_model_weights(name).DEFAULT.meta["num_params"] <= MOST:
@@ -52,17 +52,14 @@ def _all() -> Iterator[str]:
 
 
 def _torchvision(name: str) -> nn.Module:
-    options: dict[str, Any] = {"weights_backbone": None} if name in _segmentation() else {}
+    """Of a detector the backbone, whose feature maps are its outputs: so the heads stay intact."""
+    models = torchvision().models
+    dense, detects = (models.list_models(module=m) for m in (models.segmentation, models.detection))
+    options: dict[str, Any] = {"weights_backbone": None} if name in (*dense, *detects) else {}
     if name in ("googlenet", "inception_v3"):
         options = {"init_weights": False}
-    model: nn.Module = torchvision().models.get_model(name, weights=None, **options)
-    return model
-
-
-def _segmentation() -> list[str]:
-    models = torchvision().models
-    found: list[str] = models.list_models(module=models.segmentation)
-    return found
+    model: nn.Module = models.get_model(name, weights=None, **options)
+    return model.get_submodule("backbone") if name in detects else model
 
 
 def _timm(name: str) -> nn.Module:
