@@ -88,8 +88,9 @@ def test_a_device_that_fails_in_the_middle_loses_nothing(tmp_path: Path, share: 
     assert {p.name for p in (tmp_path / "run").iterdir()} == FILES
     assert resumed.summary.architecture == expected.summary.architecture
     assert resumed.summary.scored == expected.summary.scored
-    # nothing that was measured is measured again, but the call that failed
-    assert len(again.asked) + device.fails_at - 1 == len(whole.asked)
+    # nothing that was measured is measured again, but the call that failed and, since windows of
+    # time belong together, the others of the network that was about to be taken
+    assert 0 <= len(again.asked) + device.fails_at - 1 - len(whole.asked) < 4
 
 
 def test_a_device_that_fails_at_once_leaves_nothing(tmp_path: Path) -> None:

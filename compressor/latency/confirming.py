@@ -124,7 +124,7 @@ def adjusted(goals: Sequence[Goal], progress: Progress) -> tuple[Goal, ...]:
 
 @dataclass(frozen=True)
 class Confirmed:
-    """The network that was taken, and the search that found it."""
+    """The network that was taken, and the last search, which knows what those before it scored."""
 
     search: SearchResult
     candidate: Candidate
@@ -194,7 +194,7 @@ def confirmed(
         if found is not None:
             kept = Confirmed(results[-1], found)
         if kept is not None and not once_more:
-            return kept
+            return replace(kept, search=results[-1])
         reason: InfeasibleError | None = None
         if isinstance(latency.cost, PredictedLatency) and len(results) < _SEARCHES:
             limits = _corrected(limits, latency, measured, tighter=kept is None)
@@ -206,7 +206,7 @@ def confirmed(
         kept = kept or _just_kept(latency, results, measured)
         if kept is None:
             raise _infeasible(latency, measured, longer) from reason
-        return kept
+        return replace(kept, search=results[-1])
 
 
 def _just_kept(
