@@ -101,11 +101,11 @@ class Classes:
                 self.keep(ids, f"{tensor!r} both makes and reads them")
         found.ids[at.numpy()] = ids.numpy()
 
-    def made(self, tensor: str, dim: int, size: int, at: Tensor) -> Tensor:
+    def made(
+        self, tensor: str, dim: int, size: int, at: Tensor, role: Role = Role.PRODUCED
+    ) -> Tensor:
         """Identities of the channels that positions of a tensor's dimension make."""
-        found = self.slices.setdefault(
-            (tensor, dim), Slices(np.zeros(size, dtype=np.int64), Role.PRODUCED)
-        )
+        found = self.slices.setdefault((tensor, dim), Slices(np.zeros(size, dtype=np.int64), role))
         places = at.numpy()
         fresh = np.unique(places[found.ids[places] == NOTHING])
         found.ids[fresh] = self.new(len(fresh))

@@ -71,6 +71,17 @@ class Follower:
         known = self.known(tensor) if isinstance(tensor, Tensor) else None
         return known if isinstance(known, Weight) else None
 
+    def own(self, tensor: Any) -> Factors:
+        """Identities of an activation, or of a parameter that is used like one."""
+        weight = self.weight(tensor)
+        if weight is None or not tensor.is_floating_point():
+            return self.factors(tensor)
+        return tuple(
+            self.small(self.classes.made(weight.name, dim, size, weight.along(dim), Role.THROUGH))
+            for dim, size in enumerate(weight.shape)
+            if size > 1
+        )
+
     def note(self, out: Any, factors: Iterable[Tensor]) -> None:
         """What a tensor stands for; identities of nothing are left out, equal ones are one."""
         if not isinstance(out, Tensor):
@@ -148,11 +159,18 @@ class Follower:
                     ids = factor.reshape(parts, -1)[:, 0]
                     self.classes.size(activation, place, shape, ids, written)
 
-    def measured(self, out: Tensor, inner: int) -> None:
-        """The last product was between activations; its cost goes with what it stands for."""
-        shape = (*out.shape, inner)
-        for dim, size in enumerate(out.shape):
-            self.sized(product_name(self.products), dim, shape, (self.known(out), dim, size), False)
+    def measured(self, out: Tensor, inner: int, dims: int) -> None:
+        """What the last product costs goes with what its output stands for.
+
+        Args:
+            out: of the product.
+            inner: size that is summed over.
+            dims: so many dimensions of `out` are no weight's.
+        """
+        shape, known = (*out.shape, inner), self.known(out)
+        for dim in range(dims):
+            part = (known, dim, shape[dim])
+            self.sized(product_name(self.products), dim, shape, part, False)
 
     def sized(
         self,

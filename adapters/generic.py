@@ -15,6 +15,7 @@ from adapters.groups import RawGroup, unit_positions, units
 from adapters.traced_groups import trace_groups
 from compressor.coupling import Coupling, IndexMap, Role
 from compressor.errors import AdapterError
+from compressor.network.structure import named_tensors
 from compressor.refit.ranking import magnitude_order
 from compressor.space import (
     ChannelGroup,
@@ -68,7 +69,7 @@ class GenericAdapter:
     def widths(self, width: int, per_unit: int) -> list[int]:
         """Widths to choose from, ascending; the last is the original."""
         divisor = self.divisor
-        while divisor > 1 and width < 4 * divisor:
+        while divisor > 1 and width < 4 * math.lcm(divisor, per_unit):
             divisor //= 2
         step = math.lcm(divisor, per_unit)
         while (width - width * self.least) / step >= self.most_widths:
@@ -86,7 +87,7 @@ class _Reading:
         self.frozen: list[Frozen] = []
         self._order = order
         self._modules = dict(model.named_modules())
-        self._tensors = dict(model.state_dict(keep_vars=True))
+        self._tensors = named_tensors(model)
         self._shared = _shared_names(model)
         self._taken: dict[tuple[str, int], set[int]] = {}
         self._found: dict[str, SearchLayer] = {}

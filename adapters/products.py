@@ -23,9 +23,9 @@ def product(follower: Follower, out: Any, left: Tensor, right: Tensor) -> None:
     weight = follower.weight(right)
     if weight is None:
         follower.note(out, _between(follower, left, right))
-        follower.measured(out, int(left.shape[-1]))
     else:
         follower.note(out, _weighed(follower, left, weight))
+    follower.measured(out, int(left.shape[-1]), out.dim() - (weight is not None))
 
 
 def _between(follower: Follower, left: Tensor, right: Tensor) -> list[Tensor]:

@@ -117,6 +117,10 @@ def _each(follower: Follower, name: str, arguments: Mapping[str, Any], out: Any)
     if not any(follower.factors(t) for t in tensors):
         if name.endswith("_") and tensors:
             follower.forget(tensors[0])
+        elif outs and _elementwise(tensors, outs):
+            shapes = [(tuple(t.shape), led(follower.own(t), outs[0].dim())) for t in tensors]
+            for one, found in zip(outs, [follower.met(shapes)] * len(outs), strict=True):
+                follower.note(one, found)
     elif not _elementwise(tensors, outs):
         for tensor in tensors:
             follower.keep(tensor, f"it is read by {name}, which is kept whole")
@@ -175,7 +179,7 @@ def _group_norm(follower: Follower, args: Any, arguments: Mapping[str, Any], out
 def _cat(follower: Follower, args: Any, kwargs: Any, out: Tensor) -> None:
     pieces = [t for t in args[0] if t.dim() == out.dim()]
     dim = kwargs.get("dim", 0) % out.dim()
-    found = [follower.factors(t) for t in pieces]
+    found = [follower.own(t) for t in pieces]
     merged: list[Tensor] = []
     for number in range(max((len(f) for f in found), default=0)):
         parts = [

@@ -83,17 +83,25 @@ def is_exact(limit: Limit) -> bool:
 
 @dataclass(frozen=True)
 class TensorSize:
-    """A parameter of the original network, or a product between two activations.
+    """A parameter of the original network, or one product.
 
     Attributes:
         name: name in the state dict; of a product, its place among all that are counted.
         shape: its shape; of a product, its output's and the size that is summed over.
         positions: multiply-adds per element in one forward pass at batch 1.
+        of: of a product, the parameter that takes part in it, which counts it as well; empty for
+            a parameter, and for a product between two activations.
     """
 
     name: str
     shape: tuple[int, ...]
     positions: int
+    of: str = ""
+
+    @property
+    def madds(self) -> int:
+        """Multiply-adds of one forward pass."""
+        return self.positions * tensor_numel(self.shape)
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ class TableData:
     products: tuple[tuple[int, ...], ...]
 
 
-_FACTORS = 3  # a weight shrinks in at most: output channels, input channels, kernel area
+_FACTORS = 5  # that shrink: output and input channels, kernel area, and two more of a product
 
 
 class SizeTable:
@@ -154,7 +162,8 @@ class SizeTable:
         products = []
         for tensor, weight in tensors:
             if weight:
-                touched = [axes[k] for k in _tensor_axes(tensor.name, axes)]
+                names = (tensor.of, tensor.name) if tensor.of else (tensor.name,)
+                touched = [axes[k] for name in names for k in _tensor_axes(name, axes)]
                 rest = tensor_numel(tensor.shape) // math.prod(sizes[axis] for axis in touched)
                 products.append((weight * rest, *touched))
         cuts = _cuts(space, axes, sizes)
@@ -189,12 +198,19 @@ def madds_table(
         space: what can be cut.
         tensors: the network's parameters.
         fixed: multiply-adds that every network has.
-        products: those between activations.
+        products: those between activations; and those of parameters, of which the ones are
+            looked at whose number of rows shrinks.
     """
     extents = {e.activation for x in space.layers if x.group for e in x.group.extents}
     cut = [p for p in products if p.name in extents]
-    rest = sum(p.positions * tensor_numel(p.shape) for p in products if p.name not in extents)
-    return SizeTable.of("madds", space, [(t, t.positions) for t in (*tensors, *cut)], fixed + rest)
+    rest = sum(p.madds for p in products if p.name not in extents and not p.of)
+    apart: dict[str, int] = {}
+    for product in cut:
+        apart[product.of] = apart.get(product.of, 0) + product.madds
+    kept = [
+        (t, t.positions - apart.get(t.name, 0) // max(tensor_numel(t.shape), 1)) for t in tensors
+    ]
+    return SizeTable.of("madds", space, [*kept, *((p, p.positions) for p in cut)], fixed + rest)
 
 
 def params_table(space: SearchSpace, tensors: Sequence[TensorSize]) -> SizeTable:
@@ -213,7 +229,7 @@ def touched_madds(layers: Sequence[SearchLayer], tensors: Sequence[TensorSize]) 
     """Multiply-adds of the original in those weights and products that these layers can shrink."""
     names = {name for layer in layers if layer.group for name, _ in _group_axes(layer.group)}
     names |= {layer.kernel.tensor for layer in layers if layer.kernel}
-    return sum(t.positions * tensor_numel(t.shape) for t in tensors if t.name in names)
+    return sum(t.madds for t in tensors if t.name in names and t.of not in names)
 
 
 def tensor_numel(shape: Sequence[int]) -> int:

@@ -34,8 +34,8 @@ class Count:
 
     Attributes:
         tensors: every parameter, with the multiply-adds per element that it takes part in.
-        products: those between activations, which belong to no parameter, as `product@N`: the
-            N-th of all operators that multiply.
+        products: every product as `product@N`, by the N-th of all operators that multiply; those
+            `of` no parameter are between activations.
         uncounted: other arithmetic operators, which by the definition of MAdds do not count,
             with the number of calls.
     """
@@ -46,13 +46,13 @@ class Count:
 
     @property
     def terms(self) -> tuple[TensorSize, ...]:
-        """All that is multiplied."""
+        """All that is multiplied; products of parameters are in there twice."""
         return (*self.tensors, *self.products)
 
     @property
     def madds(self) -> int:
         """All multiply-adds of one input."""
-        return sum(t.positions * tensor_numel(t.shape) for t in self.terms)
+        return sum(t.madds for t in self.terms if not t.of)
 
     @property
     def params(self) -> int:
@@ -160,11 +160,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         positions: Counter[str] = Counter()
         products = []
         for call, shape, keys in self._products:
-            name = next((owners[k] for k in keys if k in owners), None)
-            if name is None:
-                products.append(TensorSize(product_name(call), shape, 1))
-            else:
-                positions[name] += tensor_numel(shape)
+            name = next((owners[k] for k in keys if k in owners), "")
+            products.append(TensorSize(product_name(call), shape, 1, name))
+            positions[name] += tensor_numel(shape)
         tensors = tuple(
             TensorSize(name, tuple(p.shape), positions[name] // max(p.numel(), 1))
             for name, p in model.named_parameters()

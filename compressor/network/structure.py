@@ -17,13 +17,17 @@ from compressor.network.sized import resize
 from compressor.space import Architecture, SearchSpace
 
 
-def materialise(model: nn.Module, space: SearchSpace, architecture: Architecture) -> nn.Module:
+def materialise(
+    model: nn.Module, space: SearchSpace, architecture: Architecture, *, share: bool = False
+) -> nn.Module:
     """Builds the smaller network of an architecture.
 
     Args:
         model: the original network; not touched.
         space: how the network may be cut.
         architecture: one option per search layer.
+        share: whether parameters and buffers that are not cut are those of `model`, not copies:
+            for a network that is only run.
 
     Returns:
         A new module of the same class in the mode of `model`, whose tensors hold only what is
@@ -32,7 +36,8 @@ def materialise(model: nn.Module, space: SearchSpace, architecture: Architecture
     Raises:
         ArchitectureError: the architecture is not of this space, or the space not of this model.
     """
-    small = copy.deepcopy(model)
+    own = [*model.parameters(), *model.buffers()] if share else []
+    small = copy.deepcopy(model, {id(tensor): tensor for tensor in own})
     owners, through = _owners(small), through_tensors(space)
     touched: dict[str, nn.Module] = {}
     for name, tensor in cut_tensors(model, space, architecture).items():
@@ -133,6 +138,14 @@ def _roles(space: SearchSpace) -> Mapping[tuple[str, int], Role]:
         for layer in space.layers
         if layer.group
         for c in layer.group.couplings
+    }
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, those that are not stored as well, under all of their names."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
     }
 
 

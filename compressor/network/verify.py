@@ -122,10 +122,13 @@ class Probe:
         Raises:
             DataError: the model does not run on the example.
         """
-        copied = copy.deepcopy(model).eval().requires_grad_(False)
+        copied = copy.deepcopy(model).eval()
         tell_channels_apart(copied)
         inputs = single(example)
-        probe = cls(copied, inputs, _tensors(forward(copied, inputs)), count(copied, inputs))
+        # As an adapter saw it: how torch shapes a product depends on who asks for gradients.
+        counted = count(copied, inputs)
+        copied.requires_grad_(False)
+        probe = cls(copied, inputs, _tensors(forward(copied, inputs)), counted)
         return replace(probe, precise=probe._in_double())
 
     def _in_double(self) -> Probe | None:
@@ -152,7 +155,7 @@ class Probe:
 
     def _compare(self, space: SearchSpace, architecture: Architecture, need_effect: bool) -> str:
         try:
-            small = materialise(self.model, space, architecture)
+            small = materialise(self.model, space, architecture, share=True)
             with tracing() as tracer, evaluating(small):
                 got = _tensors(forward(small, self.example))
             with masked(self.model, space, architecture):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from compressor.coupling import Coupling, Role
 from compressor.errors import UsageError
+from compressor.network.structure import named_tensors
 from compressor.network.tracing import Fate
 from compressor.refit.consumers import Consumer
 from compressor.refit.elimination import Reader, elimination_order
@@ -100,8 +101,7 @@ def bn_scale(group: ChannelGroup, evidence: Evidence) -> Order | None:
 
 def magnitude(group: ChannelGroup, evidence: Evidence) -> Order:
     """By the L1 norms of the weights; see `magnitude_order`."""
-    tensors = evidence.model.state_dict(keep_vars=True)
-    return magnitude_order(tensors, group.couplings, len(group.order))
+    return magnitude_order(named_tensors(evidence.model), group.couplings, len(group.order))
 
 
 RANKINGS: Mapping[str, Ranking] = {
@@ -137,7 +137,7 @@ def magnitude_order(
     the earlier unit.
 
     Args:
-        tensors: the network's state dict.
+        tensors: the network's parameters and buffers.
         couplings: what the units touch.
         units: number of units.
     """
