@@ -52,12 +52,21 @@ class Classes:
     sizes: dict[tuple[str, int], Sizes] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)
     _parent: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    _loose: set[int] = field(default_factory=set)
 
-    def new(self, count: int) -> NDArray[np.int64]:
-        """So many identities that nothing is tied to yet."""
+    def new(self, count: int, *, loose: bool = False) -> NDArray[np.int64]:
+        """So many identities that nothing is tied to yet; see `loose`."""
         made = np.arange(len(self._parent), len(self._parent) + count, dtype=np.int64)
         self._parent = np.concatenate([self._parent, made])
+        self._loose |= set(made.tolist()) if loose else set()
         return made
+
+    def loose(self, ids: Tensor) -> bool:
+        """Whether identities are only those of parameters that are used as activations.
+
+        No channel has met them yet, so that they may as well be taken for constants.
+        """
+        return all(root in self._loose for root in torch.unique(self.roots(ids)).tolist())
 
     def roots(self, ids: Tensor) -> Tensor:
         """One identity for each class, in place of its members."""
@@ -77,6 +86,8 @@ class Classes:
                 continue
             low, high = sorted((self.root(a), self.root(b)))
             self._parent[high] = low
+            if not {low, high} <= self._loose:
+                self._loose.discard(low)
             if high in self.reasons:
                 self.reasons.setdefault(low, self.reasons[high])
 
@@ -108,7 +119,7 @@ class Classes:
         found = self.slices.setdefault((tensor, dim), Slices(np.zeros(size, dtype=np.int64), role))
         places = at.numpy()
         fresh = np.unique(places[found.ids[places] == NOTHING])
-        found.ids[fresh] = self.new(len(fresh))
+        found.ids[fresh] = self.new(len(fresh), loose=role is Role.THROUGH)
         return torch.from_numpy(found.ids[places])
 
     def size(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -20,11 +20,19 @@ Factors: TypeAlias = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Weight:
-    """Elements of a parameter or buffer: which, by their number in it."""
+    """Elements of a parameter or buffer: which, by their number in it.
+
+    Attributes:
+        name: in the network.
+        shape: of the whole.
+        places: of each element its number.
+        learnt: whether it is a parameter.
+    """
 
     name: str
     shape: tuple[int, ...]
     places: Tensor
+    learnt: bool = True
 
     def along(self, dim: int) -> Tensor:
         """The position of each element along a dimension of the parameter."""
@@ -54,7 +62,8 @@ class Follower:
         self._sizes: list[tuple[str, int, tuple[int, ...], _Part, bool]] = []
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             places = torch.arange(tensor.numel()).reshape(tensor.shape)
-            self._known[tensor] = Weight(name, tuple(tensor.shape), places)
+            learnt = isinstance(tensor, nn.Parameter)
+            self._known[tensor] = Weight(name, tuple(tensor.shape), places, learnt)
 
     def known(self, tensor: Any) -> Weight | Factors:
         """What a tensor stands for, as it was noted; runs no operator."""
@@ -214,8 +223,10 @@ class Follower:
         merged: list[Tensor] = []
         for _, factors in operands:
             merged += self._unmatched(merged, factors)
+        merged = [self.small(factor) for factor in merged]
+        now = [(shape, tuple(map(self.small, factors))) for shape, factors in operands]
         for factor in merged:
-            self._require_all(factor, operands)
+            self._require_all(factor, now)
         return merged
 
     def _unmatched(self, merged: Sequence[Tensor], factors: Factors) -> list[Tensor]:
@@ -225,12 +236,28 @@ class Follower:
             match = next((m for m in left if same(m, factor)), None)
             if match is None:
                 match = next((m for m in left if overlap(m, factor)), None)
-                if match is not None:
+                if match is not None and not self._held_apart(match, factor):
                     self.classes.tie(match, factor)
             if match is None:
                 fresh.append(factor)
             left = [m for m in left if m is not match]
         return fresh
+
+    def _held_apart(self, one: Tensor, other: Tensor) -> bool:
+        """Whether a parameter is a constant beside channels that also change elsewhere.
+
+        As angles are that turn every head's queries alike: what is cut then is whole heads.
+        """
+        dims = [d for d, (a, b) in enumerate(zip(one.shape, other.shape, strict=True)) if a != b]
+        loose = next((ids for ids in (one, other) if self.classes.loose(ids)), None)
+        if not dims or loose is None:
+            return False
+        channels = other if loose is one else one
+        both = [d for d in range(one.dim()) if one.shape[d] > 1 and other.shape[d] > 1]
+        reason = "it meets a parameter that does not follow it"
+        self.classes.keep(loose, reason)
+        self.mixed(channels, both, reason)
+        return True
 
     def _require_all(
         self, factor: Tensor, operands: Sequence[tuple[tuple[int, ...], Factors]]
@@ -248,7 +275,7 @@ class Follower:
         if not overlap(factor, places):
             return  # one number for all channels
         ids, places = (t.reshape(-1) for t in torch.broadcast_tensors(factor, places))  # type: ignore[no-untyped-call]
-        spread = Weight(weight.name, weight.shape, places)
+        spread = replace(weight, places=places)
         for dim, size in enumerate(weight.shape):
             pairs = torch.unique(torch.stack([spread.along(dim), self.classes.roots(ids)]), dim=1)
             positions, roots = (len(torch.unique(row)) for row in pairs)

@@ -69,7 +69,8 @@ class GenericAdapter:
     def widths(self, width: int, per_unit: int) -> list[int]:
         """Widths to choose from, ascending; the last is the original."""
         divisor = self.divisor
-        while divisor > 1 and width < 4 * math.lcm(divisor, per_unit):
+        # few wide units, as heads of 57 channels, are choices at any width
+        while divisor > 1 and (width < 4 * divisor or width <= math.lcm(divisor, per_unit)):
             divisor //= 2
         step = math.lcm(divisor, per_unit)
         while (width - width * self.least) / step >= self.most_widths:
@@ -97,6 +98,7 @@ class _Reading:
         """Turns a group into a search layer, or freezes it."""
         self._seen.update(group.modules)
         name = min(_makers(group) or group.modules, key=lambda n: self._order.get(n, 1 << 30))
+        name = name or group.members[0].tensor  # of the network itself
         try:
             channels = self._channels(group)
             widths = _several(adapter.widths(group.width, channels.per_unit))

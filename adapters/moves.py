@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from adapters.follower import Follower, Weight
+from adapters.follower import Follower
 
 MOVED = {
     "view", "_unsafe_view", "reshape", "t", "transpose", "permute", "expand", "slice", "select",
@@ -42,7 +43,7 @@ def move(
     if weight is not None:
         moved = _moved(func, name, weight.places, args, others, out)
         for one, places in zip(outs, tree_leaves(moved), strict=True):
-            follower.note_weight(one, Weight(weight.name, weight.shape, places))
+            follower.note_weight(one, replace(weight, places=places))
         return
     results: list[list[Tensor]] = [[] for _ in outs]
     for factor in follower.factors(source):

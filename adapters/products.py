@@ -16,7 +16,7 @@ _SUMMED = "a product of activations sums over it"
 
 def product(follower: Follower, out: Any, left: Tensor, right: Tensor) -> None:
     """`[…, M, K] @ […, K, N]`, the second of which may be a parameter."""
-    if follower.weight(left) is not None:
+    if follower.weight(left) is not None and follower.weight(right) is None:
         for tensor in (left, right):
             follower.keep(tensor, "it is multiplied by a parameter from the left")
         return
@@ -48,7 +48,9 @@ def _weighed(follower: Follower, left: Tensor, weight: Weight) -> list[Tensor]:
         follower.keep(left, f"{weight.name!r} is not used as a plain matrix")
         return []
     found: list[Tensor] = []
-    for factor in follower.factors(left):
+    source = follower.weight(left)
+    # a table that somebody computed, as of positions, is no choice; one that was learnt is
+    for factor in follower.own(left) if source is None or source.learnt else ():
         if factor.shape[-1] == 1:
             found.append(factor)
             continue

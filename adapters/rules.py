@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, TypeAlias
 
 import torch
@@ -177,22 +178,21 @@ def _group_norm(follower: Follower, args: Any, arguments: Mapping[str, Any], out
 
 
 def _cat(follower: Follower, args: Any, kwargs: Any, out: Tensor) -> None:
+    """Along the dimension identities follow each other; along others they are tied."""
     pieces = [t for t in args[0] if t.dim() == out.dim()]
     dim = kwargs.get("dim", 0) % out.dim()
-    found = [follower.own(t) for t in pieces]
-    merged: list[Tensor] = []
-    for number in range(max((len(f) for f in found), default=0)):
+    known = [follower.own(t) for t in pieces]
+    shapes = [tuple(1 if d == dim else n for d, n in enumerate(t.shape)) for t in pieces]
+    across = [tuple(f for f in factors if f.shape[dim] == 1) for factors in known]
+    merged = follower.met(list(zip(shapes, across, strict=True)))
+    along = [[f for f in factors if f.shape[dim] > 1] for factors in known]
+    for several in zip_longest(*along):
         parts = [
-            f[number] if number < len(f) else torch.zeros([1] * out.dim(), dtype=torch.long)
-            for f in found
+            torch.zeros([1] * out.dim(), dtype=torch.long) if part is None else part
+            for part in several
         ]
-        if all(part.shape[dim] == 1 for part in parts) and any(p.numel() > 1 for p in parts):
-            for part in parts[1:]:
-                follower.classes.tie(parts[0], part)
-            merged.append(parts[0] if parts[0].numel() > 1 else parts[-1])
-        else:
-            wide = [p.expand(t.shape) for p, t in zip(parts, pieces, strict=True)]
-            merged.append(torch.cat(wide, dim))
+        wide = [p.expand(t.shape) for p, t in zip(parts, pieces, strict=True)]
+        merged.append(torch.cat(wide, dim))
     follower.note(out, merged)
 
 

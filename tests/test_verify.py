@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from adapters.generic import GenericAdapter
 from compressor.coupling import Coupling, IndexMap, Role, Run
 from compressor.errors import DataError
 from compressor.network.structure import materialise
@@ -284,3 +285,23 @@ def test_the_model_is_not_touched_and_progress_is_told() -> None:
 def test_a_model_that_does_not_run_is_a_data_error() -> None:
     with pytest.raises(DataError):
         verify_space(net(), (torch.randn(1, 9, 6, 6),), SearchSpace((layer(*right()),)))
+
+
+def test_in_deep_networks_layers_far_apart_are_checked_together() -> None:
+    """As carefully: one wrong layer among many right ones is found, and only that one is frozen."""
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)) for _ in range(30)]
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), *blocks, nn.Conv2d(8, 2, 3), nn.Flatten()).eval()
+    image = (torch.randn(1, 3, 8, 8),)
+    space = GenericAdapter().read(net, image)
+    assert len(space.layers) > 24
+    asked: list[int] = []
+    assert verify_space(net, image, space, lambda event: asked.append(event.done)) == space
+    assert asked == list(range(1, len(space.layers) + 1))
+    broken = space.layers[3]
+    assert broken.group is not None
+    couplings = tuple(c for c in broken.group.couplings if not c.tensor.endswith("running_mean"))
+    wrong = replace(broken, group=replace(broken.group, couplings=couplings))
+    layers = (*space.layers[:3], wrong, *space.layers[4:])
+    proved = verify_space(net, image, replace(space, layers=layers))
+    assert [x.name for x in proved.layers] == [x.name for x in layers if x is not wrong]

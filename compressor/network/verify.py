@@ -28,6 +28,7 @@ from compressor.space import Architecture, Choice, Frozen, SearchLayer, SearchSp
 # the cut itself does.
 _NOISE = {torch.float32: 1e-5, torch.float64: 1e-12}
 _OF_SCALE = 1e-3
+_CHECKS = 24  # of layers that lie so many apart, where there are more
 _OF_EFFECT = 1e-2
 
 
@@ -41,7 +42,8 @@ def verify_space(
 
     Each layer is checked alone, then all layers together; if only the combination fails, layers
     are added one by one and those that break it are frozen. Of a layer that decides channels and a
-    kernel, the part that is right stays.
+    kernel, the part that is right stays. In deep networks layers that lie far apart are checked
+    together, and alone only where their outputs are not equal within rounding.
 
     Args:
         model: the original network; not touched.
@@ -53,13 +55,19 @@ def verify_space(
         The space without the layers that failed; the reasons are in its `frozen`.
     """
     probe = Probe.make(model, example)
+    found: dict[str, tuple[SearchLayer | None, str]] = {}
+    for first in range(min(_CHECKS, len(space.layers))):
+        apart = space.layers[first::_CHECKS]
+        right = len(apart) > 1 and not probe.failure(apart, exact=True)
+        for layer in apart:
+            found[layer.name] = (layer, "") if right else _good_part(probe, layer)
+            progress(Event("verify", len(found), len(space.layers), layer.name))
     kept: list[SearchLayer] = []
     frozen = list(space.frozen)
-    for i, layer in enumerate(space.layers):
-        good, reason = _good_part(probe, layer)
+    for layer in space.layers:
+        good, reason = found[layer.name]
         kept += [good] if good else []
         frozen += [Frozen(layer.name, reason)] if reason else []
-        progress(Event("verify", i + 1, len(space.layers), layer.name))
     if len(kept) > 1 and probe.failure(kept, need_effect=False):
         kept, broken = _compatible(probe, kept)
         frozen += broken
@@ -139,9 +147,19 @@ class Probe:
         except DataError:
             return None  # the network casts to float32 itself; the first probe decides alone
 
-    def failure(self, layers: Sequence[SearchLayer], need_effect: bool = True) -> str:
-        """Why the smallest network of these layers cannot be trusted; empty if it can be."""
+    def failure(
+        self, layers: Sequence[SearchLayer], need_effect: bool = True, exact: bool = False
+    ) -> str:
+        """Why the smallest network of these layers cannot be trusted; empty if it can be.
+
+        Args:
+            layers: all others stay as they are.
+            need_effect: whether the cut must show in the outputs.
+            exact: whether outputs may differ by rounding alone, however large the cut's effect.
+        """
         space = SearchSpace(tuple(layers))
+        if exact:
+            return self._compare(space, space.smallest, need_effect, of_effect=0.0)
         return self.compare(space, space.smallest, need_effect)
 
     def compare(
@@ -153,7 +171,13 @@ class Probe:
             reason = self.precise._compare(space, architecture, need_effect)
         return reason
 
-    def _compare(self, space: SearchSpace, architecture: Architecture, need_effect: bool) -> str:
+    def _compare(
+        self,
+        space: SearchSpace,
+        architecture: Architecture,
+        need_effect: bool,
+        of_effect: float = _OF_EFFECT,
+    ) -> str:
         try:
             small = materialise(self.model, space, architecture, share=True)
             with tracing() as tracer, evaluating(small):
@@ -162,9 +186,8 @@ class Probe:
                 want = _tensors(forward(self.model, self.example))
         except (CompressorError, RuntimeError, ValueError, IndexError, AttributeError) as error:
             return f"the pruned network fails: {_short(error)}"
-        return _difference(got, want, self.outputs, need_effect) or self._miscount(
-            space, architecture, tracer.count(small)
-        )
+        difference = _difference(got, want, self.outputs, need_effect, of_effect)
+        return difference or self._miscount(space, architecture, tracer.count(small))
 
     def _miscount(self, space: SearchSpace, architecture: Architecture, counted: Count) -> str:
         tables = (
@@ -182,7 +205,11 @@ class Probe:
 
 
 def _difference(
-    got: Sequence[Tensor], want: Sequence[Tensor], before: Sequence[Tensor], need_effect: bool
+    got: Sequence[Tensor],
+    want: Sequence[Tensor],
+    before: Sequence[Tensor],
+    need_effect: bool,
+    of_effect: float,
 ) -> str:
     if [t.shape for t in got] != [t.shape for t in want]:
         pairs = (
@@ -196,7 +223,7 @@ def _difference(
     effect = _distance(want, before)
     gap = _distance(got, want)
     noise = max((_NOISE.get(t.dtype, 1e-5) for t in want), default=0.0)
-    if not gap <= max(noise * scale, min(_OF_SCALE * scale, _OF_EFFECT * effect)):
+    if not gap <= max(noise * scale, min(_OF_SCALE * scale, of_effect * effect)):
         return (
             f"the pruned network's output differs from the masked one's by {gap:.2g} "
             f"(outputs up to {scale:.2g}, the cut itself changes them by {effect:.2g})"
