@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -13,8 +14,23 @@ data = click.option(
     metavar="imagefolder:DIR",
     help="Images for torchvision:NAME and timm:NAME, in DIR/<class>/*.jpg.",
 )
+
+
+def _importable(_: click.Context, __: click.Parameter, value: str) -> str:
+    """Modules of the folder where the command runs can be named, as Python itself has it."""
+    if ":" in value and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    return value
+
+
 adapter = click.option(
-    "--adapter", default="generic", show_default=True, help="How the network is read."
+    "--adapter",
+    default="generic",
+    show_default=True,
+    metavar="NAME",
+    callback=_importable,
+    help="How the network is read: a registered name, or package.module:Class, also of a file in "
+    "this folder.",
 )
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, the rest on stderr."

@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from compressor.deploy.agreement import largest_difference
 from compressor.deploy.export import ExportReport, export_base, export_onnx
@@ -266,3 +267,21 @@ def test_base_graph_computes_the_network(model, example):
     data = graph.slice(SearchSpace(()), ())
     expected = copy.deepcopy(model).eval()
     assert largest_difference(expected, create_session(data, Settings()), [example], 1e-5) < 1e-5
+
+
+def test_attention_over_windows_exports(tmp_path: Path) -> None:
+    """torch computes attention in five dimensions, its exporter knows four."""
+
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv = nn.Linear(8, 24)
+
+        def forward(self, x: Tensor) -> Tensor:
+            n = x.shape[0]
+            q, k, v = self.qkv(x).reshape(n, 3, 4, 3, 2, 4).permute(3, 0, 4, 1, 2, 5).unbind(0)
+            return functional.scaled_dot_product_attention(q, k, v)
+
+    torch.manual_seed(0)
+    report = export_onnx(Windows(), (torch.randn(1, 12, 8),), tmp_path / "windows.onnx")
+    assert report.max_difference < 1e-5

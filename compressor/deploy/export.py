@@ -27,6 +27,7 @@ from compressor.deploy.agreement import (
     random_inputs,
     with_batch,
 )
+from compressor.deploy.attention import FourDimensional
 from compressor.deploy.slicing import BaseGraph
 from compressor.device.measure import Session, Settings, create_session
 from compressor.errors import ExportError, MeasureError
@@ -160,7 +161,7 @@ def _traced(
         inputs = with_batch(inputs, 2)
     dims = [{0: torch.export.Dim("batch")} if carries else {} for carries in batched(inputs)]
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), torch.no_grad(), FourDimensional():
             program = torch.onnx.export(
                 model,
                 inputs,
