@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from compressor.errors import CompressorError
 from compressor.network.counting import evaluating, forward, single
-from compressor.network.sized import resize
+from compressor.network.sized import Sizes
 from compressor.network.structure import materialise
 from compressor.space import SearchLayer, SearchSpace
 
@@ -46,7 +46,7 @@ def right_sizes(
     right: set[tuple[str, int]] = set()
     try:
         small = materialise(model, without, without.smallest)
-        resize(small, space.resized(space.smallest), right)
+        Sizes(small, right).set(space.resized(space.smallest))
         with evaluating(small):
             forward(small, single(example))
     except (CompressorError, RuntimeError):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+import compressor
 from adapters.generic import GenericAdapter
 from compressor.deploy.agreement import largest_difference
 from compressor.deploy.export import export_base, export_onnx
@@ -18,6 +20,7 @@ from compressor.errors import ArchitectureError, ExportError
 from compressor.network.sized import read_call, watching
 from compressor.network.structure import materialise
 from compressor.network.verify import verify_space
+from compressor.refit.assembly import Assembler
 from compressor.space import SearchSpace
 from tests.test_identities import TOKENS, Attention, Grouped
 
@@ -53,6 +56,32 @@ def test_the_smaller_network_exports_for_any_batch(make, tmp_path):
     net, space = read(make)
     small = materialise(net, space, space.smallest)
     assert len(export_onnx(small, TOKENS, tmp_path / "small.onnx").batch_sizes) > 1
+
+
+@pytest.mark.parametrize("make", [lambda: Attention(free_width=False), encoder])
+def test_heads_are_compressed_to_a_budget_and_loaded_again(make, tmp_path):
+    torch.manual_seed(0)
+    net = make().eval()
+    images = [torch.randn(8, 6, 8) for _ in range(4)]
+    result = compressor.compress(
+        net, TOKENS, budget="madds=60%", calibration=images, out=tmp_path / "run", evaluations=6
+    )
+    assert result.summary.best.madds <= 0.6 * result.summary.base.madds
+    loaded = compressor.load(tmp_path / "run", net)
+    batch = torch.randn(5, 6, 8)
+    torch.testing.assert_close(loaded(batch), result.model(batch))
+    assert np.isfinite(result.summary.best.score)
+
+
+def test_candidates_follow_when_one_network_is_cut_again_and_again():
+    net, space = read(lambda: Attention(free_width=False))
+    assembler = Assembler(net, space, {})
+    batch = torch.randn(3, 6, 8)
+    for architecture in (space.smallest, space.original, (0, 3), (2, 0), space.smallest):
+        with torch.no_grad():
+            got = assembler.assemble(architecture)(batch)
+            want = materialise(net, space, architecture)(batch)
+        torch.testing.assert_close(got, want)
 
 
 def test_a_space_keeps_its_sizes_when_it_is_stored():

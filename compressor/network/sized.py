@@ -81,42 +81,66 @@ def watching(model: nn.Module, note: Note) -> Iterator[None]:
             hook.remove()
 
 
-def resize(
-    model: nn.Module,
-    resized: Mapping[tuple[str, int], tuple[Extent, int]],
-    right: set[tuple[str, int]] | None = None,
-) -> None:
-    """Makes a network's code pass on other sizes than it writes out, from now on.
+Resized: TypeAlias = Mapping[tuple[str, int], tuple[Extent, int]]
 
-    Args:
-        model: whose tensors were cut; hooks are added to the modules with such code.
-        resized: extents with their sizes now; those that are not `written` are passed over.
-        right: takes the keys of sizes that are right as the code gives them.
 
-    Raises:
-        ArchitectureError: there is no such module.
-    """
-    modules = dict(model.named_modules())
-    changes: dict[str, dict[int, dict[int, tuple[int, int]]]] = {}
-    for (name, dim), (extent, now) in resized.items():
-        path, _, place = name.rpartition("@")
-        if not extent.written:
-            continue
-        if path not in modules or not place.isdecimal():
+def resize(model: nn.Module, resized: Resized) -> None:
+    """Makes a network's code pass on other sizes than it writes out, from now on; see `Sizes`."""
+    Sizes(model).set(resized)
+
+
+class Sizes:
+    """The sizes that a network's code passes on; hooks are added to the modules with such code."""
+
+    def __init__(self, model: nn.Module, right: set[tuple[str, int]] | None = None) -> None:
+        """Changes nothing yet.
+
+        Args:
+            model: whose tensors are cut.
+            right: takes the keys of sizes that are right as the code gives them.
+        """
+        self._modules = dict(model.named_modules())
+        self._right = right
+        self._resizers: dict[str, _Resizer] = {}
+
+    def set(self, resized: Resized) -> None:
+        """Passes on these sizes and no others.
+
+        Args:
+            resized: extents with their sizes now; those that are not `written` are passed over.
+
+        Raises:
+            ArchitectureError: there is no such module.
+        """
+        changes: dict[str, dict[int, dict[int, tuple[int, int]]]] = {}
+        for (name, dim), (extent, now) in resized.items():
+            if extent.written:
+                path, _, place = name.rpartition("@")
+                self._check(name, path, place)
+                calls = changes.setdefault(path, {})
+                calls.setdefault(int(place), {})[dim] = (extent.shape[extent.dim], now)
+        for path in {*changes, *self._resizers}:
+            if path not in self._resizers:
+                self._resizers[path] = _attached(self._modules[path], path, self._right)
+            self._resizers[path].changes = changes.get(path, {})
+
+    def _check(self, name: str, path: str, place: str) -> None:
+        if path not in self._modules or not place.isdecimal():
             raise ArchitectureError(
                 f"the search space names the call {name!r}, but this model has no module "
                 f"{path!r}; use the model that the space was read from"
             )
-        calls = changes.setdefault(path, {})
-        calls.setdefault(int(place), {})[dim] = (extent.shape[extent.dim], now)
-    for path, calls in changes.items():
-        resizer = _Resizer(path, calls, right)
-        # What is cut a second time was cut before: the new sizes are for what comes out of the old.
-        modules[path].register_forward_pre_hook(resizer.enter, prepend=True)
-        modules[path].register_forward_hook(resizer.leave, always_call=True)
-        for child in modules[path].children():
-            child.register_forward_pre_hook(resizer.pause)
-            child.register_forward_hook(resizer.resume, always_call=True)
+
+
+def _attached(module: nn.Module, path: str, right: set[tuple[str, int]] | None) -> _Resizer:
+    resizer = _Resizer(path, {}, right)
+    # What is cut a second time was cut before: the new sizes are for what comes out of the old.
+    module.register_forward_pre_hook(resizer.enter, prepend=True)
+    module.register_forward_hook(resizer.leave, always_call=True)
+    for child in module.children():
+        child.register_forward_pre_hook(resizer.pause)
+        child.register_forward_hook(resizer.resume, always_call=True)
+    return resizer
 
 
 @dataclass

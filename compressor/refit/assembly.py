@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.network.patches import from_matrix
+from compressor.network.sized import Sizes
 from compressor.network.structure import agree, cut_tensors, set_tensor, through_tensors
 from compressor.refit.consumers import Consumer, Fit, rest
 from compressor.space import Architecture, SearchSpace
@@ -46,6 +47,7 @@ class Assembler:
         self._space = space
         self._consumers = consumers
         self._owners = dict(self.network.named_modules(remove_duplicate=False))
+        self._sizes = Sizes(self.network)
         self._through = through_tensors(space)
         self._fed = {c.norm: name for name, c in consumers.items() if c.norm is not None}
         self._deciders = self._who_decides()
@@ -73,6 +75,7 @@ class Assembler:
             if key != self._now[path]:
                 self._install(path, self._piece(path, key, architecture))
                 self._now[path] = key
+        self._sizes.set(self._space.resized(architecture))
         return self.network
 
     def spoil(self, paths: Iterable[str]) -> None:
