@@ -93,16 +93,12 @@ class LatencyCost:
         self._known[architecture] = found
         return found
 
-    def again(self, architecture: Architecture, settings: Settings) -> float:
-        """Milliseconds of one call, measured anew with other settings; nothing is remembered."""
-        return self._measured(architecture, settings)
-
     def reference(self) -> float:
         """Milliseconds of the original as it came: what shares are of."""
         return (self._whole or self)(self._space.original)
 
     def measured(self, architecture: Architecture, settings: Settings) -> Latency:
-        """What `again` measures, with its interval.
+        """The network, measured anew with other settings; nothing is remembered.
 
         All milliseconds are shares of the original's reference figure, as costs are.
         """

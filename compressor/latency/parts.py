@@ -26,6 +26,7 @@ COPIES = 2
 """Copies of an operator in the model that times it: calling, and waking threads, counts by half."""
 
 _REFERENCE, _ORIGINAL = "", "original"
+_REFERENCE_WIDTHS = ((16, 64, 1), (64, 64, 64), (64, 16, 1))  # in, out, groups
 _SLOW = 1.08  # times its fastest: where the reference takes longer, the machine is slower
 _TRIES = 3  # measurements of the same at most, while the machine is slower
 _SCHEDULE = Schedule(warmup=10, repeats=3, rounds=10, seconds=1e-3)
@@ -61,9 +62,9 @@ def measured_parts(
     """The times of all operators; those that the folder's file holds are not measured again.
 
     Equal operators are measured once, those that only handle shapes not at all. All times are
-    shares of one and the same small convolution's, which takes its turn among every few of them:
+    shares of one and the same small network's, which takes its turn among every few of them:
     so a machine that becomes slower or faster meanwhile, or until another day, changes little.
-    What was measured while that convolution was slow is measured again.
+    What was measured while that network was slow is measured again.
 
     Raises:
         MeasureError: an operator cannot be run alone.
@@ -245,9 +246,6 @@ def reference_model() -> bytes:
             helper.make_node("Conv", [given, f"w{place}"], [made], pads=pads, group=groups)
         )
     return _made(nodes, {"x": [1, 16, 28, 28]}, {"y": [1, 16, 28, 28]}, weights)
-
-
-_REFERENCE_WIDTHS = ((16, 64, 1), (64, 64, 64), (64, 16, 1))  # in, out, groups
 
 
 def _made(nodes: Sequence[Any], x: Ports, y: Ports, constants: Sequence[Any]) -> bytes:

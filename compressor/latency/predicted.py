@@ -51,18 +51,8 @@ class PredictedLatency:
         """Predicted milliseconds of networks `[N, L]`, `[N]`; the same as one by one."""
         return self.cost.many(architectures)
 
-    def again(self, architecture: Architecture, settings: Settings) -> float:
-        """Milliseconds of the whole network, measured now.
-
-        Raises:
-            ArchitectureError: the architecture is not of this space.
-            ExportError: it cannot be cut from the graph, and there is no fallback.
-            MeasureError: ONNX Runtime cannot run it.
-        """
-        return self.measured(architecture, settings).median_ms
-
     def measured(self, architecture: Architecture, settings: Settings) -> Latency:
-        """The whole network, measured now in turns with the original; errors as of `again`.
+        """The whole network, measured now in turns with the original; errors as when it is called.
 
         Milliseconds are shares of what the original is said to take.
         """
