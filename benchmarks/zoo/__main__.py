@@ -2,6 +2,7 @@
 
     python -m benchmarks.zoo                      # torchvision, and the smallest of timm's families
     python -m benchmarks.zoo 'torchvision:*resnet*' --json
+    python -m benchmarks.zoo --peer               # torch-pruning on the same list
 
 Each network runs in a process of its own, with limits on time and memory. `ok` is a network that
 was cut to half its MAdds, gives the outputs of the masked original (double precision), and whose
@@ -59,7 +60,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
             f"{row['reason'].replace('|', '/')} |"
         )
     good = [row for row in rows if row["ok"]]
-    mean = sum(row["madds_share"] for row in good) / max(len(good), 1)
+    mean = sum(row.get("madds_share", 0.0) for row in good) / max(len(good), 1)
     lines.append("")
     lines.append(
         f"{len(good)} of {len(rows)}; silently wrong: "
@@ -75,12 +76,16 @@ def main() -> None:
     parser.add_argument("patterns", nargs="*")
     parser.add_argument("--seconds", type=float, default=300, help="for each network")
     parser.add_argument("--memory", type=float, default=12, help="GiB of address space for each")
+    parser.add_argument(
+        "--peer", action="store_true", help="what torch-pruning makes of them instead"
+    )
     parser.add_argument("--json", action="store_true", help="print the list of outcomes")
     parser.add_argument("--save", type=Path, help="file for that list, as far as it is known")
     given = parser.parse_args()
     rows = []
     for name in names(given.patterns):
-        rows.append(outcome(name, given.seconds, given.memory))
+        module = "peer" if given.peer else "worker"
+        rows.append(outcome(name, given.seconds, given.memory, module))
         print(f"{name}: {rows[-1]['reason'] or 'ok'}", file=sys.stderr, flush=True)
         if given.save:
             given.save.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

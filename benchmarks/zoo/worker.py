@@ -11,8 +11,9 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -32,13 +33,21 @@ _WRONG = 1e-6  # of the largest output, in double precision
 _SHOWN = 300
 
 
+Fill: TypeAlias = Callable[[dict[str, Any], nn.Module, tuple[Tensor, ...]], None]
+
+
 def main(name: str) -> None:
     """Prints the outcome."""
+    report(name, _fill)
+
+
+def report(name: str, fill: Fill) -> None:
+    """Prints as a line of JSON what `fill` finds of a network, time and memory, or why it fails."""
     torch.set_num_threads(1)
     start = time.perf_counter()
     found: dict[str, Any] = {"name": name, "ok": False, "reason": "", "contract": None}
     try:
-        _fill(found, *build(name))
+        fill(found, *build(name))
     except Exception as error:  # noqa: BLE001  (whatever a network or our own code raises is the finding)
         found["reason"] = f"{type(error).__name__}: {error}"[:_SHOWN]
     found["ok"] = not found["reason"]
