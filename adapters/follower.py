@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -12,32 +11,9 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from adapters.classes import Classes
+from adapters.elements import Factors, Weight, led, overlap, same
 from compressor.coupling import Role
 from compressor.network.counting import product_name
-
-Factors: TypeAlias = tuple[Tensor, ...]
-
-
-@dataclass(frozen=True)
-class Weight:
-    """Elements of a parameter or buffer: which, by their number in it.
-
-    Attributes:
-        name: in the network.
-        shape: of the whole.
-        places: of each element its number.
-        learnt: whether it is a parameter.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    places: Tensor
-    learnt: bool = True
-
-    def along(self, dim: int) -> Tensor:
-        """The position of each element along a dimension of the parameter."""
-        return (self.places // math.prod(self.shape[dim + 1 :])) % self.shape[dim]
-
 
 _Part: TypeAlias = tuple[Weight | Factors, int, int]
 
@@ -294,23 +270,3 @@ class Follower:
             if (known.name, dim) in self.classes.slices
         )
         return tuple(map(self.small, ids))
-
-
-def same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of identities are the same."""
-    return one.shape == other.shape and bool((one == other).all())
-
-
-def overlap(one: Tensor, other: Tensor) -> bool:
-    """Whether both change along one dimension."""
-    return any(a > 1 and b > 1 for a, b in zip(one.shape, other.shape, strict=True))
-
-
-def constant(tensor: Tensor, dim: int) -> bool:
-    """Whether a tensor does not change along a dimension."""
-    return bool((tensor == tensor.narrow(dim, 0, 1)).all())
-
-
-def led(factors: Factors, ndim: int) -> Factors:
-    """With as many dimensions as the output."""
-    return tuple(f.reshape((1,) * (ndim - f.dim()) + tuple(f.shape)) for f in factors)

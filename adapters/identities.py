@@ -19,7 +19,8 @@ from adapters.follower import Follower
 from adapters.moves import MOVED, move
 from adapters.rules import apply
 from compressor.network.counting import evaluating, forward, multiplies, plain_attention, single
-from compressor.network.sized import INFERRED, SizedCall, watching
+from compressor.network.sized import watching
+from compressor.network.sized_calls import INFERRED, SizedCall
 
 
 def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Classes:

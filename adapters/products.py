@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adapters.follower import Follower, Weight, constant
+from adapters.elements import Weight, constant
+from adapters.follower import Follower
 from compressor.coupling import Role
 
 _SUMMED = "a product of activations sums over it"

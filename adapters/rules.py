@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from adapters.follower import Follower, led, overlap
+from adapters.elements import led, overlap
+from adapters.follower import Follower
 from adapters.products import addmm, convolution, of_channels, product
 from compressor.coupling import Role
 

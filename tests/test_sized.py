@@ -17,7 +17,8 @@ from compressor.deploy.agreement import largest_difference
 from compressor.deploy.export import export_base, export_onnx
 from compressor.device.measure import Settings, create_session
 from compressor.errors import ArchitectureError, ExportError
-from compressor.network.sized import read_call, watching
+from compressor.network.sized import watching
+from compressor.network.sized_calls import read_call
 from compressor.network.structure import materialise
 from compressor.network.verify import verify_space
 from compressor.refit.assembly import Assembler

@@ -28,7 +28,9 @@ from compressor.space import Architecture, Choice, Frozen, SearchLayer, SearchSp
 # the cut itself does.
 _NOISE = {torch.float32: 1e-5, torch.float64: 1e-12}
 _OF_SCALE = 1e-3
-_CHECKS = 24  # of layers that lie so many apart, where there are more
+# Checks of layers that lie so many apart, where there are more: as many as these multiply-adds
+# allow, which a core does in some ten seconds.
+_FEWEST, _MOST, _MADDS = 4, 24, 3e11
 _OF_EFFECT = 1e-2
 
 
@@ -56,8 +58,9 @@ def verify_space(
     """
     probe = Probe.make(model, example)
     found: dict[str, tuple[SearchLayer | None, str]] = {}
-    for first in range(min(_CHECKS, len(space.layers))):
-        apart = space.layers[first::_CHECKS]
+    checks = int(max(_FEWEST, min(_MOST, _MADDS / (2 * probe.count.madds + 1))))
+    for first in range(min(checks, len(space.layers))):
+        apart = space.layers[first::checks]
         right = len(apart) > 1 and not probe.failure(apart, exact=True)
         for layer in apart:
             found[layer.name] = (layer, "") if right else _good_part(probe, layer)
