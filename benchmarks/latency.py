@@ -5,7 +5,8 @@
 Parts: `prediction` (40 networks of each sample that the table was not fitted to, timed end to end
 in turns with each other and the original), `slicing` (a candidate's ONNX by slicing and by
 torch.onnx.export), `fbnet` (27 devices from 100 measured networks each), `staircase` (one
-convolution by its width), `promise` (20 budgets from 30 to 80 %: are they kept when the files are
+convolution by its width), `profile` (where the time goes, of a network and of one of half its
+MAdds), `promise` (20 budgets from 30 to 80 %: are they kept when the files are
 measured again?).
 
 Two virtual cores are at times near each other and at times not, and two threads are as fast as that
@@ -32,6 +33,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.fbnet_latency import fbnet
 from benchmarks.latency_figure import draw
+from benchmarks.latency_profile import profiled
 from benchmarks.latency_promise import promises
 from benchmarks.support import SAMPLES, environment, sample, spearman
 from compressor.deploy.export import export_base
@@ -48,7 +50,7 @@ from compressor.run.reading import read_network
 from compressor.space import Architecture, SearchSpace
 
 NETWORKS = ("imagenet_mobilenet_v2", "cifar10_resnet56")
-PARTS = ("prediction", "slicing", "fbnet", "staircase", "promise")
+PARTS = ("prediction", "slicing", "fbnet", "staircase", "profile", "promise")
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.thread_time}
 _WHOLE = Schedule(warmup=20, repeats=3, rounds=30, seconds=2.0)
 _SLOW = 1.08  # pace, as a multiple of the table's, above which the machine is another one
@@ -219,7 +221,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--pictures", type=Path, help="folder for latency-*.png")
+    parser.add_argument("--pictures", type=Path, help="folder for latency-*.png, *.svg")
     given = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[str, Any] = {
@@ -235,6 +237,10 @@ def main() -> None:
         found["fbnet"] = fbnet(_SHARED / "data" / "fbnet_latency_help.npz")
     if "staircase" in given.parts:
         found["staircase"] = staircase(given.clock)
+    if "profile" in given.parts:
+        found["profile"] = {
+            name: profiled(name, given.threads, given.pictures) for name in given.samples
+        }
     if "promise" in given.parts:
         found["promise"] = promises(given.promised, given.runs, given.threads)
     print(json.dumps(found, indent=2))
