@@ -19,7 +19,7 @@ demo: $(VENV)/.demo
 	$(BIN)/compressor compress samples/digits.py --budget madds=40% --finetune 10 --out runs/demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --quiet
+	$(BIN)/python -m pytest --quiet --numprocesses 2 --dist loadfile
 
 sweep: $(VENV)/.dev
 	$(BIN)/python -m pytest --quiet -m sweep

@@ -1,7 +1,7 @@
 """Settings of every test.
 
 The networks are so small that a second thread only waits for the first: on a machine that is busy
-with other things the tests take ten times as long with two.
+with other things the tests take ten times as long with two. `make test` runs two files at a time.
 """
 
 from __future__ import annotations
