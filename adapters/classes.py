@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from adapters.elements import Size
 from compressor.coupling import Role
 
 NOTHING = 0
@@ -24,32 +25,17 @@ class Slices:
 
 
 @dataclass
-class Sizes:
-    """One size of an activation: the identity at each position.
-
-    Attributes:
-        ids: of each position.
-        shape: all sizes of the activation.
-        written: whether the model's code writes this one out.
-    """
-
-    ids: NDArray[np.int64]
-    shape: tuple[int, ...]
-    written: bool
-
-
-@dataclass
 class Classes:
     """Identities of channels, which of them are tied, and which cannot be taken away.
 
     Attributes:
         slices: tensor and dimension to identities.
-        sizes: activation and place of the size to identities.
+        sizes: of activations, to identities.
         reasons: one identity of a class to why the class stays.
     """
 
     slices: dict[tuple[str, int], Slices] = field(default_factory=dict)
-    sizes: dict[tuple[str, int], Sizes] = field(default_factory=dict)
+    sizes: dict[Size, NDArray[np.int64]] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)
     _parent: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
     _loose: set[int] = field(default_factory=set)
@@ -122,18 +108,10 @@ class Classes:
         found.ids[fresh] = self.new(len(fresh), loose=role is Role.THROUGH)
         return torch.from_numpy(found.ids[places])
 
-    def size(
-        self, activation: str, place: int, shape: tuple[int, ...], ids: Tensor, written: bool
-    ) -> None:
+    def size(self, size: Size, ids: Tensor) -> None:
         """Notes that an activation is as large, in one of its sizes, as so many identities."""
-        found = self.sizes.setdefault(
-            (activation, place), Sizes(ids.reshape(-1).numpy(), shape, written)
-        )
-        if len(found.ids) != ids.numel():
-            self.keep(ids, "a call that is made several times gives it several sizes")
-            return
-        self.tie(torch.from_numpy(found.ids), ids.reshape(-1))
-        found.written |= written
+        found = self.sizes.setdefault(size, ids.reshape(-1).numpy())
+        self.tie(torch.from_numpy(found), ids.reshape(-1))
 
     def root(self, one: int) -> int:
         """The identity that stands for a class."""

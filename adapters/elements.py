@@ -12,6 +12,17 @@ Factors: TypeAlias = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
+class Size:
+    """One size of an activation, as in `compressor.space.Extent`."""
+
+    activation: str
+    place: int
+    shape: tuple[int, ...]
+    written: bool = False
+    whole: bool = True
+
+
+@dataclass(frozen=True)
 class Weight:
     """Elements of a parameter or buffer: which, by their number in it.
 

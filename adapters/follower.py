@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from adapters.classes import Classes
-from adapters.elements import Factors, Weight, led, overlap, same
+from adapters.elements import Factors, Size, Weight, led, overlap, same
 from compressor.coupling import Role
 from compressor.network.counting import product_name
 
@@ -35,7 +35,7 @@ class Follower:
         self._known: Any = WeakIdKeyDictionary()
         self.products = 0
         self._rectangles: list[tuple[Tensor, Sequence[int]]] = []
-        self._sizes: list[tuple[str, int, tuple[int, ...], _Part, bool]] = []
+        self._sizes: list[tuple[Size, _Part]] = []
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             places = torch.arange(tensor.numel()).reshape(tensor.shape)
             learnt = isinstance(tensor, nn.Parameter)
@@ -138,11 +138,11 @@ class Follower:
             changing = [d for d in dims if small.shape[d] > 1]
             for dim in changing[:-1]:
                 self.classes.tie_along(small, dim)
-        for activation, place, shape, (known, dim, parts), written in self._sizes:
+        for size, (known, dim, parts) in self._sizes:
             for factor in self.stands_for(known):
                 if factor.shape[dim] > 1 and factor.numel() == factor.shape[dim]:
                     ids = factor.reshape(parts, -1)[:, 0]
-                    self.classes.size(activation, place, shape, ids, written)
+                    self.classes.size(size, ids)
 
     def measured(self, out: Tensor, inner: int, dims: int) -> None:
         """What the last product costs goes with what its output stands for.
@@ -154,28 +154,18 @@ class Follower:
         """
         shape, known = (*out.shape, inner), self.known(out)
         for dim in range(dims):
-            part = (known, dim, shape[dim])
-            self.sized(product_name(self.products), dim, shape, part, False)
+            size = Size(product_name(self.products), dim, shape)
+            self.sized(size, (known, dim, shape[dim]))
 
-    def sized(
-        self,
-        activation: str,
-        place: int,
-        shape: tuple[int, ...],
-        part: _Part,
-        written: bool,
-    ) -> None:
+    def sized(self, size: Size, part: _Part) -> None:
         """Notes a size that may shrink; runs no operator.
 
         Args:
-            activation: the output of which call, as in `compressor.space.Extent`.
-            place: which of its sizes.
-            shape: all of them.
-            written: whether the model's code writes this one out.
+            size: which.
             part: what a tensor stands for, the dimension that has this size, and into how many
                 parts the size divides it.
         """
-        self._sizes.append((activation, place, shape, part, written))
+        self._sizes.append((size, part))
 
     def merge(self, outs: Sequence[Tensor], operands: Sequence[tuple[Tensor, Factors]]) -> None:
         """Ties what meets in one element of the outputs; operands have the outputs' dimensions."""

@@ -15,9 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from adapters.classes import Classes
+from adapters.elements import Size
 from adapters.follower import Follower
 from adapters.moves import MOVED, move
 from adapters.rules import apply
+from compressor.errors import AdapterError, DataError
 from compressor.network.counting import evaluating, forward, multiplies, plain_attention, single
 from compressor.network.sized import watching
 from compressor.network.sized_calls import INFERRED, SizedCall
@@ -32,6 +34,7 @@ def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Classes:
 
     Raises:
         DataError: the model does not run on the example.
+        AdapterError: a rule of ours fails on one of its operators.
     """
     follower = Follower(model)
 
@@ -39,11 +42,15 @@ def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Classes:
         parts = [(t, dim % t.dim(), most) for t, dim, most in call.parts(out)]
         shape = tuple(t.shape[dim] if most is None else most for t, dim, most in parts)
         for place, ((tensor, dim, _), given) in enumerate(zip(parts, call.sizes, strict=True)):
-            part = (follower.known(tensor), dim, shape[place])
-            follower.sized(name, place, shape, part, given != INFERRED)
+            size = Size(name, place, shape, given != INFERRED, call.whole)
+            follower.sized(size, (follower.known(tensor), dim, shape[place]))
 
-    with evaluating(model), plain_attention(), watching(model, note), _Watch(follower):
-        outputs = forward(model, single(example))
+    watch = _Watch(follower)
+    try:
+        with evaluating(model), plain_attention(), watching(model, note), watch:
+            outputs = forward(model, single(example))
+    except DataError as error:
+        raise watch.failure or error from error.__cause__
     follower.settle()
     for out in tree_leaves(outputs):
         if isinstance(out, Tensor):
@@ -56,6 +63,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
 
     def __init__(self, follower: Follower) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.failure: AdapterError | None = None
         self._follower = follower
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -64,8 +72,12 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         names = [argument.name for argument in func._schema.arguments]
         arguments = dict(zip(names, args, strict=False)) | (kwargs or {})
         self._follower.products += multiplies(func)
-        if name in MOVED:
-            move(self._follower, func, name, arguments, args, out)
-        else:
-            apply(self._follower, name, arguments, args, out)
+        try:
+            if name in MOVED:
+                move(self._follower, func, name, arguments, args, out)
+            else:
+                apply(self._follower, name, arguments, args, out)
+        except Exception as error:  # a rule that does not fit is no fault of the network
+            self.failure = AdapterError(f"the operator {name} cannot be followed: {error!r}")
+            raise self.failure from error
         return out

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from adapters.follower import Follower
 
@@ -92,7 +92,13 @@ def _moved(
     """The operator on identities, which need not lie in memory as the values do."""
     if name in _SPLITS:
         return ids.reshape(out.shape)
-    return func(ids, *args[1:], **others)
+    here, named = tree_map(_here, (tuple(args[1:]), dict(others)))
+    return func(ids, *here, **named)
+
+
+def _here(value: Any) -> Any:
+    """Identities are on the CPU, wherever the network is."""
+    return value.cpu() if isinstance(value, Tensor) else value
 
 
 def _changing(factor: Tensor, name: str, arguments: Mapping[str, Any]) -> list[int]:

@@ -121,7 +121,8 @@ def _each(follower: Follower, name: str, arguments: Mapping[str, Any], out: Any)
             follower.forget(tensors[0])
         elif outs and _elementwise(tensors, outs):
             shapes = [(tuple(t.shape), led(follower.own(t), outs[0].dim())) for t in tensors]
-            for one, found in zip(outs, [follower.met(shapes)] * len(outs), strict=True):
+            found = follower.met(shapes)
+            for one in outs:
                 follower.note(one, found)
     elif not _elementwise(tensors, outs):
         for tensor in tensors:
@@ -199,11 +200,8 @@ def _cat(follower: Follower, args: Any, kwargs: Any, out: Tensor) -> None:
 
 def _stack(follower: Follower, args: Any, kwargs: Any, out: Tensor) -> None:
     dim = kwargs.get("dim", 0) % out.dim()
-    factors = [follower.factors(t) for t in args[0]]
-    for several in zip(*factors, strict=False):
-        for other in several[1:]:
-            follower.classes.tie(several[0], other)
-    follower.note(out, [f.unsqueeze(dim) for f in factors[0]] if factors else [])
+    met = follower.met([(tuple(t.shape), follower.factors(t)) for t in args[0]])
+    follower.note(out, [f.unsqueeze(dim) for f in met])
 
 
 def _pad(follower: Follower, args: Any, _: Any, out: Tensor) -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adapters.classes import NOTHING, Classes
+from adapters.elements import Size
 from adapters.groups import Member, RawGroup
 from adapters.identities import follow
 from compressor.coupling import Role
 from compressor.errors import AdapterError
 from compressor.space import Extent
 
-Place: TypeAlias = tuple[bool, str, int]  # whether it is a tensor's, else an activation's
+Place: TypeAlias = tuple[str, int] | Size  # of a tensor, or of an activation
 
 
 def trace_groups(model: nn.Module, example: tuple[Tensor, ...]) -> list[RawGroup]:
@@ -29,29 +32,34 @@ def trace_groups(model: nn.Module, example: tuple[Tensor, ...]) -> list[RawGroup
     except Exception as error:  # operators of every kind are run on identities
         raise AdapterError(f"its channels cannot be followed: {error}") from error
     reasons = {classes.root(one): why for one, why in classes.reasons.items()}
-    groups: dict[tuple[object, ...], list[Mapping[Place, list[int]]]] = {}
+    groups: dict[tuple[str, object], list[Mapping[Place, list[int]]]] = {}
     for root, places in _members(classes).items():
-        counts = tuple((key, len(at)) for key, at in sorted(places.items()))
-        groups.setdefault((reasons.get(root, ""), *counts), []).append(places)
-    return [_group(classes, members, str(key[0])) for key, members in groups.items()]
+        counts = frozenset((key, len(at)) for key, at in places.items())
+        groups.setdefault((reasons.get(root, ""), counts), []).append(places)
+    return [_group(classes, members, reason) for (reason, _), members in groups.items()]
 
 
 def _members(classes: Classes) -> dict[int, dict[Place, list[int]]]:
     """For each class that some tensor meets, which positions of what go with it."""
     found: dict[int, dict[Place, list[int]]] = {}
-    parts = [((True, *key), part.ids) for key, part in classes.slices.items()]
-    parts += [((False, *key), part.ids) for key, part in classes.sizes.items()]
+    parts: list[tuple[Place, NDArray[np.int64]]] = [
+        *((key, part.ids) for key, part in classes.slices.items()), *classes.sizes.items(),
+    ]  # fmt: skip
     for key, ids in parts:
         for place, root in enumerate(classes.roots(torch.from_numpy(ids)).tolist()):
             if root != NOTHING:
                 found.setdefault(root, {}).setdefault(key, []).append(place)
-    return {root: places for root, places in found.items() if any(key[0] for key in places)}
+    return {
+        root: places
+        for root, places in found.items()
+        if not all(isinstance(key, Size) for key in places)
+    }
 
 
 def _group(classes: Classes, members: list[Mapping[Place, list[int]]], problem: str) -> RawGroup:
-    keys = [(key, key[1:]) for key in members[0] if key[0]]
-    modules = tuple(dict.fromkeys(tensor.rpartition(".")[0] for _, (tensor, _) in keys))
-    makers = [key for key, place in keys if classes.slices[place].role is Role.PRODUCED]
+    keys = [key for key in members[0] if not isinstance(key, Size)]
+    modules = tuple(dict.fromkeys(tensor.rpartition(".")[0] for tensor, _ in keys))
+    makers = [key for key in keys if classes.slices[key].role is Role.PRODUCED]
     per_unit = max((len(members[0][key]) for key in makers), default=1)
     rest: list[tuple[int, ...]] = [()] * (per_unit - 1)
     return RawGroup(
@@ -60,15 +68,15 @@ def _group(classes: Classes, members: list[Mapping[Place, list[int]]], problem: 
         members=tuple(
             Member(
                 tensor, dim, classes.slices[tensor, dim].role,
-                tuple(p for one in members for p in (tuple(one[key]), *rest)),
+                tuple(p for one in members for p in (tuple(one[tensor, dim]), *rest)),
             )
-            for key, (tensor, dim) in keys
+            for tensor, dim in keys
         ),
         problem=problem,
         per_unit=per_unit,
         extents=tuple(
-            Extent(name, place, size.shape, len(members[0][False, name, place]), size.written)
-            for (name, place), size in classes.sizes.items()
-            if (False, name, place) in members[0]
+            Extent(key.activation, key.place, key.shape, len(at), key.written, key.whole)
+            for key, at in members[0].items()
+            if isinstance(key, Size)
         ),
     )  # fmt: skip

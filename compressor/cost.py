@@ -2,8 +2,9 @@
 
 MAdds are counted as: one multiply and one add of a convolution, linear layer or matrix product,
 batch 1, counted once; nothing else counts. Each of them is `numel(weight) * positions`, where
-the positions (how often the weight is applied) do not change when channels or kernels are cut.
-So one traced forward pass of the original gives an exact table for every architecture.
+the positions (how often the weight is applied) stay when channels or kernels are cut, or shrink
+with an extent, as products between activations do. So one traced forward pass of the original
+gives an exact table for every architecture.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from compressor.coupling import Coupling
 from compressor.errors import ArchitectureError
 
 PRODUCT = "product@"
-"""Begins the names of products between activations."""
+"""Begins the names of operators that multiply."""
 
 Architecture: TypeAlias = tuple[int, ...]
 
@@ -47,11 +47,12 @@ class Extent:
 
     Attributes:
         activation: the output of a call that is told sizes (`compressor.network.sized`), or of a
-            product between activations (`compressor.network.counting`).
+            product (`compressor.network.counting`).
         dim: which of the sizes.
         shape: all of the sizes, of the original network and one input.
         per_unit: what one unit takes off.
         written: whether the model's code writes the size out, so that it must be replaced.
+        whole: whether the sizes are all those of one tensor, not of parts of one.
     """
 
     activation: str
@@ -59,10 +60,11 @@ class Extent:
     shape: tuple[int, ...]
     per_unit: int
     written: bool = False
+    whole: bool = True
 
     @property
     def product(self) -> bool:
-        """Whether it is of a product between activations."""
+        """Whether it is of an operator that multiplies."""
         return self.activation.startswith(PRODUCT)
 
 
@@ -245,7 +247,8 @@ def _layer_to_json(layer: SearchLayer) -> dict[str, Any]:
             "order": list(group.order),
             "couplings": [c.to_json() for c in group.couplings],
             "extents": [
-                [e.activation, e.dim, list(e.shape), e.per_unit, e.written] for e in group.extents
+                [e.activation, e.dim, list(e.shape), e.per_unit, e.written, e.whole]
+                for e in group.extents
             ],
         },
         "kernel": kernel
@@ -280,8 +283,10 @@ def _group_from_json(data: Any) -> ChannelGroup:
 
 
 def _extent_from_json(data: Any) -> Extent:
-    activation, dim, shape, per_unit, written = data
-    extent = Extent(str(activation), int(dim), tuple(map(int, shape)), int(per_unit), bool(written))
+    activation, dim, shape, per_unit, written, whole = data
+    extent = Extent(
+        str(activation), int(dim), tuple(map(int, shape)), int(per_unit), bool(written), bool(whole)
+    )
     if not 0 <= extent.dim < len(extent.shape) or min(extent.shape, default=0) < 1:
         raise ValueError(f"an extent is one of its sizes, but got {data!r}")
     return extent

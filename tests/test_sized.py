@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from compressor.device.measure import Settings, create_session
 from compressor.errors import ArchitectureError, ExportError
 from compressor.network.sized import watching
 from compressor.network.sized_calls import read_call
-from compressor.network.structure import materialise
+from compressor.network.structure import masked, materialise
 from compressor.network.verify import verify_space
 from compressor.refit.assembly import Assembler
 from compressor.space import SearchSpace
@@ -56,7 +57,9 @@ def test_a_slice_of_the_graph_computes_the_materialised_network(make):
 def test_the_smaller_network_exports_for_any_batch(make, tmp_path):
     net, space = read(make)
     small = materialise(net, space, space.smallest)
-    assert len(export_onnx(small, TOKENS, tmp_path / "small.onnx").batch_sizes) > 1
+    report = export_onnx(small, TOKENS, tmp_path / "small.onnx")
+    assert len(report.batch_sizes) > 1
+    assert report.input_names == export_onnx(net, TOKENS, tmp_path / "whole.onnx").input_names
 
 
 @pytest.mark.parametrize("make", [lambda: Attention(free_width=False), encoder])
@@ -193,3 +196,109 @@ def test_groups_cannot_be_followed_in_a_graph():
     space = verify_space(net, image, GenericAdapter().read(net, image))
     with pytest.raises(ExportError, match="export the materialised network"):
         export_base(net, image).slice(space, space.smallest)
+
+
+class Interrupted(nn.Module):
+    """Raises what no `except Exception` catches, when asked to."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = False
+
+    def forward(self, x):
+        if self.now:
+            raise KeyboardInterrupt
+        return x
+
+
+def test_an_interrupt_leaves_the_network_as_it_was():
+    net = Attention(free_width=False).eval()
+    net.qkv = nn.Sequential(net.qkv, Interrupted())
+    space = verify_space(net, TOKENS, GenericAdapter().read(net, TOKENS))
+    small = materialise(net, space, space.smallest)
+    want = small(*TOKENS)
+    small.qkv[1].now = True
+    with pytest.raises(KeyboardInterrupt):
+        small(*TOKENS)
+    small.qkv[1].now = False
+    torch.testing.assert_close(small(*TOKENS), want)
+    assert torch.overrides._get_current_function_mode_stack() == []
+
+
+def test_several_threads_run_one_network():
+    net, space = read(lambda: Attention(free_width=False))
+    small = materialise(net, space, space.smallest).requires_grad_(False)
+    batches = [torch.randn(2, 6, 8) for _ in range(40)]
+    want = [small(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for got, expected in zip(pool.map(small, batches), want, strict=True):
+            torch.testing.assert_close(got, expected)
+
+
+def test_code_that_goes_another_way_when_it_trains_is_an_error_not_another_network():
+    class Fickle(Attention):
+        def forward(self, x):
+            if not self.training:
+                x = x.reshape(x.shape[0], 6, 8)
+            return super().forward(x)
+
+    net, space = read(Fickle)
+    small = materialise(net, space, space.smallest)
+    small(*TOKENS)
+    with pytest.raises(ArchitectureError, match="in the same mode"):
+        small.train()(*TOKENS)
+
+
+def test_sizes_after_a_list_of_modules_are_the_modules_own():
+    class Listed(Attention):
+        def __init__(self):
+            super().__init__(free_width=False)
+            self.first = nn.ModuleList([Grouped()])
+
+        def forward(self, x):
+            return super().forward(x) + self.first[0](x)[:, :3]
+
+    _, space = read(Listed)
+    assert {"qkv", "first.0.q"} <= {layer.name for layer in space.layers}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_traced_network_keeps_its_sizes():
+    net, space = read(lambda: Attention(free_width=False))
+    small = materialise(net, space, space.smallest).requires_grad_(False)
+    traced = torch.jit.trace(small, TOKENS, check_trace=False)
+    torch.testing.assert_close(traced(*TOKENS), small(*TOKENS))
+
+
+def test_sizes_that_hold_for_one_input_only_are_frozen():
+    class Folded(nn.Module):
+        """Channels become a part of the batch, and come back."""
+
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 4, 3)
+            self.tokens = Attention(free_width=False)
+
+        def forward(self, x):
+            n = x.shape[0]
+            y = self.one(x)
+            y = y.reshape(n * y.shape[1], 1, 8, 8).relu().reshape(n, -1, 8, 8)
+            return self.two(y).mean((2, 3))
+
+    torch.manual_seed(0)
+    net, image = Folded().eval(), (torch.randn(1, 3, 8, 8),)
+    space = verify_space(net, image, GenericAdapter().read(net, image))
+    batch = torch.randn(3, 3, 8, 8)
+    with masked(net, space, space.smallest):
+        want = net(batch)
+    got = materialise(net, space, space.smallest)(batch)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_that_is_called_by_name_exports(tmp_path):
+    class Named(nn.Module):
+        def forward(self, x):
+            return F.scaled_dot_product_attention(query=x, key=x, value=x)
+
+    export_onnx(Named(), (torch.randn(1, 2, 6, 8),), tmp_path / "named.onnx")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from compressor.device.timing import Latency, interval, latencies
+from compressor.device.timing import Latency, interval, latencies, pooled
 
 LATENCY = Latency(1.0, 0.9, 1.2, 0.98, 1.02, 60, 1.0, 1.0, 1.0)
 
@@ -95,3 +95,14 @@ def test_a_clock_too_coarse_to_see_a_call() -> None:
     assert found["b"].ratio == 1
     assert found["c"].ratio == np.inf
     assert found["a"].noisy is False
+
+
+def test_windows_are_pooled_to_the_widest_ends() -> None:
+    def window(ms: float, high: float) -> Latency:
+        return Latency(ms, ms, ms, ms - 1, high, 30, ms / 10, ms / 10 - 0.1, high / 10)
+
+    found = pooled([window(4, 5), window(5, 7), window(9, 9.5)])
+    assert (found.median_ms, found.low_ms, found.high_ms, found.runs) == (5, 3, 9.5, 90)
+    assert (found.ratio, found.ratio_low, found.ratio_high) == pytest.approx((0.5, 0.3, 0.95))
+    assert found.memory_bytes is None
+    assert pooled([window(4, 5)]) == window(4, 5)

@@ -49,7 +49,7 @@ def report(name: str, fill: Fill) -> None:
     try:
         fill(found, *build(name))
     except Exception as error:  # noqa: BLE001  (whatever a network or our own code raises is the finding)
-        found["reason"] = f"{type(error).__name__}: {error}"[:_SHOWN]
+        found["reason"] = " ".join(f"{type(error).__name__}: {error}".split())[:_SHOWN]
     found["ok"] = not found["reason"]
     found["seconds"] = time.perf_counter() - start
     found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

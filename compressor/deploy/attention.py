@@ -22,7 +22,7 @@ class FourDimensional(TorchFunctionMode):
         inputs = args[:3]
         if (
             func is not functional.scaled_dot_product_attention
-            or len(args) != len(inputs)
+            or len(args) != 3
             or kwargs.get("attn_mask") is not None
             or not all(isinstance(t, Tensor) and t.dim() > _DIMS for t in inputs)
             or any(t.shape[:-2] != inputs[0].shape[:-2] for t in inputs)

@@ -57,18 +57,21 @@ class Targets:
         """Gives the operators of calls that are told sizes those of a smaller network.
 
         An operator belongs to a call if it comes from the same module and makes the same shape,
-        or one that ends so, where a call names a part of the sizes.
+        or one that ends so, where a call names a part of the sizes. A call without an operator is
+        left: exporters drop reshapes that change nothing.
 
         Raises:
-            ExportError: a call's sizes are no operator's, or two calls want different ones.
+            ExportError: sizes are of parts of a tensor, or two calls want different ones.
         """
         written: dict[int, tuple[int, ...]] = {}
-        for name, shape, sizes in _calls(resized):
-            if len(shape) == 1:  # of parts and of groups, which graphs write down otherwise
+        for extent, _ in resized.values():
+            if not (extent.whole or extent.product):  # which graphs write down otherwise
                 raise ExportError(
-                    f"only sizes of whole tensors can be followed in a graph, but {name!r} names "
-                    "parts or groups; export the materialised network instead"
+                    "only sizes of whole tensors can be followed in a graph, but "
+                    f"{extent.activation!r} names parts or groups; export the materialised network "
+                    "instead"
                 )
+        for name, shape, sizes in _calls(resized):
             for node in self._made_by(name, shape):
                 target = _target(graph.node[node.index].op_type, node.shape, sizes)
                 if written.setdefault(node.index, target) != target:

@@ -245,7 +245,7 @@ def _in_windows(latency: ResolvedBudget, architecture: Architecture, settings: S
     cost = latency.cost
     assert isinstance(cost, LatencyCost | PredictedLatency)  # noqa: S101  (`confirmed` looked)
     windows = [cost.measured(architecture, settings)]
-    while len(windows) < _WINDOWS and _keeps(latency, windows[-1], latency.guarded):
+    while len(windows) < _WINDOWS and windows[-1].high_ms <= latency.guarded:
         windows.append(cost.measured(architecture, settings))
     return pooled(windows)
 

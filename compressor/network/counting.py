@@ -182,7 +182,7 @@ def multiplies(func: Any) -> bool:
 
 
 def product_name(call: int) -> str:
-    """The name of a product between activations, by the place of its call among those counted."""
+    """The name of a product, by the place of its call among all that are counted."""
     return f"{PRODUCT}{call}"
 
 

@@ -8,10 +8,13 @@ submodules aside: `blocks.0.attn@2`.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import threading
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -64,7 +67,10 @@ def resize(model: nn.Module, resized: Resized) -> None:
 
 
 class Sizes:
-    """The sizes that a network's code passes on; hooks are added to the modules with such code."""
+    """The sizes that a network's code passes on, which may change with what is cut.
+
+    A module with such code becomes of a class of its own, derived from what it was.
+    """
 
     def __init__(self, model: nn.Module, right: set[tuple[str, int]] | None = None) -> None:
         """Changes nothing yet.
@@ -84,15 +90,16 @@ class Sizes:
             resized: extents with their sizes now; those that are not `written` are passed over.
 
         Raises:
-            ArchitectureError: there is no such module.
+            ArchitectureError: there is no such call.
         """
-        changes: dict[str, dict[int, dict[int, tuple[int, int]]]] = {}
+        changes: dict[str, dict[int, _Change]] = {}
         for (name, dim), (extent, now) in resized.items():
             if extent.written:
                 path, _, place = name.rpartition("@")
                 self._check(name, path, place)
-                calls = changes.setdefault(path, {})
-                calls.setdefault(int(place), {})[dim] = (extent.shape[extent.dim], now)
+                none = _Change(len(extent.shape), {})
+                change = changes.setdefault(path, {}).setdefault(int(place), none)
+                change.sizes[dim] = (extent.shape[extent.dim], now)
         for path in {*changes, *self._resizers}:
             if path not in self._resizers:
                 self._resizers[path] = _attached(self._modules[path], path, self._right)
@@ -102,81 +109,166 @@ class Sizes:
         if path not in self._modules or not place.isdecimal():
             raise ArchitectureError(
                 f"the search space names the call {name!r}, but this model has no module "
-                f"{path!r}; use the model that the space was read from"
+                f"{path!r} or its calls have no such numbers; use the model that the space was "
+                "read from"
             )
 
 
-def _attached(module: nn.Module, path: str, right: set[tuple[str, int]] | None) -> _Resizer:
-    resizer = _Resizer(path, {}, right)
-    # What is cut a second time was cut before: the new sizes are for what comes out of the old.
-    module.register_forward_pre_hook(resizer.enter, prepend=True)
-    module.register_forward_hook(resizer.leave, always_call=True)
-    for child in module.children():
-        child.register_forward_pre_hook(resizer.pause)
-        child.register_forward_hook(resizer.resume, always_call=True)
-    return resizer
+@dataclass(frozen=True)
+class _Change:
+    """Other sizes for one call.
+
+    Attributes:
+        count: how many sizes it is told.
+        sizes: by place what it was, and what it is now.
+    """
+
+    count: int
+    sizes: dict[int, tuple[int, int]]
 
 
 @dataclass
+class _Frame:
+    """One run of a module's forward: the calls so far, and how many submodules are running."""
+
+    place: int = 0
+    inside: int = 0
+
+
 class _Resizer:
-    """Replaces the sizes of some calls of a module's own code.
+    """Replaces the sizes of some calls of a module's own code."""
 
-    Attributes:
-        path: of the module.
-        changes: by the place of the call and of the size: what it was, and what it is now.
-        right: takes the keys of sizes that the code gets right by itself.
-    """
+    def __init__(self, path: str, right: set[tuple[str, int]] | None = None) -> None:
+        """Changes nothing yet.
 
-    path: str
-    changes: Mapping[int, Mapping[int, tuple[int, int]]]
-    right: set[tuple[str, int]] | None = None
-    _open: list[Any] = field(default_factory=list)
-    _paused: int = 0
+        Args:
+            path: of the module.
+            right: takes the keys of sizes that the code gets right by itself.
+        """
+        self.changes: Mapping[int, _Change] = {}
+        self._path, self._right = path, right
+        self._running = threading.local()
 
-    def enter(self, *_: object) -> None:
-        """Before the module runs."""
-        place = 0
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_running"}
 
-        def handle(call: SizedCall) -> Any:
-            nonlocal place
-            if self._paused:
-                return call.run(call.sizes)
-            place += 1
-            return call.run(self._sizes(place, call.sizes))
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _running=threading.local())
 
-        self._open.append(_Calls(handle))
-        self._open[-1].__enter__()
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """While the module's forward runs.
 
-    def leave(self, *_: object) -> None:
-        """After it, whether or not it raised."""
-        self._open.pop().__exit__(None, None, None)
+        Raises:
+            ArchitectureError: the code took another way than when the network was read.
+        """
+        if not self.changes:
+            yield
+            return
+        frames, frame = self._frames(), _Frame()
+        frames.append(frame)
+        try:
+            with _Calls(self._handled):
+                yield
+        finally:
+            frames.pop()
+        if frame.place < max(self.changes):
+            raise ArchitectureError(
+                f"the code of {self._path!r} must make the calls that it made when the network was "
+                f"read, the last of them number {max(self.changes)}, but made {frame.place}; "
+                "compress the network as it will be run, in the same mode and with the same inputs"
+            )
 
-    def pause(self, *_: object) -> None:
+    def step_in(self, *_: object) -> None:
         """Before a submodule runs."""
-        self._paused += 1
+        for frame in self._frames()[-1:]:
+            frame.inside += 1
 
-    def resume(self, *_: object) -> None:
+    def step_out(self, *_: object) -> None:
         """After it."""
-        self._paused -= 1
+        for frame in self._frames()[-1:]:
+            frame.inside -= 1
 
-    def _sizes(self, place: int, given: tuple[int, ...]) -> tuple[int, ...]:
-        sizes = list(given)
-        for dim, (whole, now) in self.changes.get(place, {}).items():
-            sizes[dim] = self._size((f"{self.path}@{place}", dim), given[dim], whole, now)
-        return tuple(sizes)
+    def _frames(self) -> list[_Frame]:
+        if not hasattr(self._running, "frames"):
+            self._running.frames = []
+        frames: list[_Frame] = self._running.frames
+        return frames
+
+    def _handled(self, call: SizedCall) -> Any:
+        frame = self._frames()[-1]
+        if frame.inside:
+            return call.run(call.sizes)
+        frame.place += 1
+        change = self.changes.get(frame.place)
+        if change is None:
+            return call.run(call.sizes)
+        name, sizes = f"{self._path}@{frame.place}", list(call.sizes)
+        if len(sizes) != change.count:
+            raise ArchitectureError(
+                f"the call {name!r} was told {change.count} sizes when the network was read, but "
+                f"is told {len(sizes)}; run it in the same mode and with the same inputs"
+            )
+        for dim, (whole, now) in change.sizes.items():
+            sizes[dim] = self._size((name, dim), sizes[dim], whole, now)
+        return call.run(sizes)
 
     def _size(self, key: tuple[str, int], given: int, whole: int, now: int) -> int:
         """The size in place of a given one, which may hold the batch as a factor."""
         if isinstance(given, int) and given == now:
-            if self.right is not None:
-                self.right.add(key)
+            if self._right is not None:
+                self._right.add(key)
             return given
         if isinstance(given, int) and given % whole:
             raise ArchitectureError(
-                f"a size that the code of {self.path!r} writes out must be {whole} or a multiple "
+                f"a size that the code of {self._path!r} writes out must be {whole} or a multiple "
                 f"of it, but the call {key[0]!r} got {given}; run it as when it was compressed"
             )
         return given // whole * now
+
+
+class _Resized:
+    """Mixed into the class of a module whose code is passed other sizes."""
+
+    _resizers: list[_Resizer]
+
+    def __reduce_ex__(self, _: Any) -> Any:
+        return _blank, (type(self).__mro__[2],), self.__dict__
+
+
+@functools.cache
+def _resized(kind: type[nn.Module]) -> type[nn.Module]:
+    """The class of a module with other sizes; its forward has the same arguments."""
+
+    @functools.wraps(kind.forward)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with contextlib.ExitStack() as stack:
+            # What is cut a second time was cut before: its sizes are for what the first ones make.
+            for resizer in reversed(self._resizers):
+                stack.enter_context(resizer.running())
+            return kind.forward(self, *args, **kwargs)
+
+    own = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(kind.__name__, (_Resized, kind), {**own, "forward": forward})
+
+
+def _blank(kind: type[nn.Module]) -> nn.Module:
+    """An empty module with other sizes, for copies and for pickle."""
+    made = _resized(kind)  # type: ignore[arg-type]  # mypy takes a class for its instance
+    module: nn.Module = made.__new__(made)
+    return module
+
+
+def _attached(module: nn.Module, path: str, right: set[tuple[str, int]] | None) -> _Resizer:
+    resizer = _Resizer(path, right)
+    if not isinstance(module, _Resized):
+        module.__class__ = _resized(type(module))  # type: ignore[arg-type]  # as above
+        module._resizers = []  # type: ignore[assignment]  # a plain attribute
+    module._resizers.append(resizer)  # type: ignore[operator,union-attr]
+    for inner in list(module.modules())[1:]:
+        inner.register_forward_pre_hook(resizer.step_in, prepend=True)
+        inner.register_forward_hook(resizer.step_out, always_call=True)
+    return resizer
 
 
 class _Calls(TorchFunctionMode):

@@ -20,6 +20,7 @@ class SizedCall:
     Attributes:
         sizes: as given; `INFERRED` where the operator works one out.
         run: the call with other sizes in their place.
+        whole: whether the sizes are all those of one tensor, not of parts of one.
         parts: of the operator's output: which tensor and dimension each size is of, and into how
             many equal parts it divides that dimension, None where it is the dimension's size.
     """
@@ -27,6 +28,7 @@ class SizedCall:
     sizes: tuple[int, ...]
     run: Callable[[Sequence[int]], Any]
     parts: Callable[[Any], list[tuple[Tensor, int, int | None]]]
+    whole: bool = True
 
 
 def read_call(func: Any, args: Any, kwargs: Mapping[str, Any]) -> SizedCall | None:
@@ -43,7 +45,8 @@ def _given(args: Any, kwargs: Mapping[str, Any], place: int, *names: str) -> Any
 
 
 def _numbers(sizes: Any) -> bool:
-    return bool(sizes) and all(isinstance(s, int | torch.SymInt) for s in sizes)
+    # under torch.jit.trace they are tensors
+    return bool(sizes) and all(isinstance(s, int | torch.SymInt | Tensor) for s in sizes)
 
 
 def _shape(func: Any, args: Any, kwargs: Mapping[str, Any]) -> SizedCall | None:
@@ -79,7 +82,10 @@ def _split(func: Any, args: Any, kwargs: Mapping[str, Any]) -> SizedCall | None:
     sizes = _given(args, kwargs, 1, "split_size", "split_size_or_sections", "split_sizes")
     if isinstance(sizes, int):
         return SizedCall(
-            (sizes,), lambda new: func(source, new[0], dim=dim), lambda out: [(out[0], dim, None)]
+            (sizes,),
+            lambda new: func(source, new[0], dim=dim),
+            lambda out: [(out[0], dim, None)],
+            whole=False,
         )
     if not _numbers(sizes):
         return None
@@ -87,6 +93,7 @@ def _split(func: Any, args: Any, kwargs: Mapping[str, Any]) -> SizedCall | None:
         tuple(sizes),
         lambda new: func(source, list(new), dim=dim),
         lambda out: [(one, dim, None) for one in out],
+        whole=False,
     )
 
 
@@ -99,6 +106,7 @@ def _group_norm(func: Any, args: Any, kwargs: Mapping[str, Any]) -> SizedCall | 
         (groups,),
         lambda new: func(args[0], new[0], *args[2:], **others),
         lambda out: [(out, 1, groups)],
+        whole=False,
     )
 
 

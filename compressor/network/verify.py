@@ -28,6 +28,8 @@ from compressor.space import Architecture, Choice, Frozen, SearchLayer, SearchSp
 # the cut itself does.
 _NOISE = {torch.float32: 1e-5, torch.float64: 1e-12}
 _OF_SCALE = 1e-3
+BROKEN = (CompressorError, RuntimeError, ValueError, IndexError, AttributeError)
+"""What a network raises that was cut wrongly."""
 # Checks of layers that lie so many apart, where there are more: as many as these multiply-adds
 # allow, which a core does in some ten seconds.
 _FEWEST, _MOST, _MADDS = 4, 24, 3e11
@@ -74,6 +76,9 @@ def verify_space(
     if len(kept) > 1 and probe.failure(kept, need_effect=False):
         kept, broken = _compatible(probe, kept)
         frozen += broken
+    if any(map(_written, kept)):
+        kept, broken = _for_batches(probe, kept)
+        frozen += broken
     return SearchSpace(tuple(kept), tuple(frozen))
 
 
@@ -109,12 +114,34 @@ def _compatible(
     return kept, broken
 
 
+def _for_batches(
+    probe: Probe, layers: Sequence[SearchLayer]
+) -> tuple[list[SearchLayer], list[Frozen]]:
+    """Layers whose sizes are right for two inputs as well, where the network takes two."""
+    two = probe.of_two()
+    if two is None or not two.failure(layers, need_effect=False):
+        return list(layers), []
+    kept: list[SearchLayer] = []
+    broken: list[Frozen] = []
+    for layer in layers:
+        reason = two.failure([layer], need_effect=False) if _written(layer) else ""
+        kept += [] if reason else [layer]
+        broken += [Frozen(layer.name, f"with two inputs: {reason}")] if reason else []
+    return kept, broken
+
+
+def _written(layer: SearchLayer) -> bool:
+    """Whether the network's code writes a size out that this layer changes."""
+    return layer.group is not None and any(e.written for e in layer.group.extents)
+
+
 @dataclass(frozen=True)
 class Probe:
     """A copy of the network on which wrong couplings show, with its outputs and its count.
 
     `precise` is the same in float64 where the network runs in it: in a deep network the effect of
-    one cut can drown in float32's rounding, and then the second probe decides.
+    one cut can drown in float32's rounding, and then the second probe decides. `counts` is whether
+    the example is the one input that the count is of.
     """
 
     model: nn.Module
@@ -122,6 +149,7 @@ class Probe:
     outputs: list[Tensor]
     count: Count
     precise: Probe | None = None
+    counts: bool = True
 
     @classmethod
     def make(cls, model: nn.Module, example: tuple[Tensor, ...]) -> Probe:
@@ -149,6 +177,18 @@ class Probe:
             return Probe(doubled, inputs, _tensors(forward(doubled, inputs)), self.count)
         except DataError:
             return None  # the network casts to float32 itself; the first probe decides alone
+
+    def of_two(self) -> Probe | None:
+        """The same with every input twice; None where the network does not run so."""
+        batch = self.example[0].shape[0] if self.example and self.example[0].dim() else None
+        inputs = tuple(
+            torch.cat([t, t]) if t.dim() and t.shape[0] == batch else t for t in self.example
+        )
+        try:
+            outputs = _tensors(forward(self.model, inputs))
+        except DataError:
+            return None
+        return replace(self, example=inputs, outputs=outputs, precise=None, counts=False)
 
     def failure(
         self, layers: Sequence[SearchLayer], need_effect: bool = True, exact: bool = False
@@ -187,12 +227,14 @@ class Probe:
                 got = _tensors(forward(small, self.example))
             with masked(self.model, space, architecture):
                 want = _tensors(forward(self.model, self.example))
-        except (CompressorError, RuntimeError, ValueError, IndexError, AttributeError) as error:
+        except BROKEN as error:
             return f"the pruned network fails: {_short(error)}"
         difference = _difference(got, want, self.outputs, need_effect, of_effect)
         return difference or self._miscount(space, architecture, tracer.count(small))
 
     def _miscount(self, space: SearchSpace, architecture: Architecture, counted: Count) -> str:
+        if not self.counts:
+            return ""
         tables = (
             (
                 "MAdds",
@@ -222,10 +264,16 @@ def _difference(
         )
         old, new = next(pairs, (len(want), len(got)))
         return f"its width is part of the network's output ({old} would become {new})"
+    noise = max((_NOISE.get(t.dtype, 1e-5) for t in want), default=0.0)
+    if not of_effect and any(
+        _distance([a], [b]) > noise * float(b.abs().max())
+        for a, b in zip(got, want, strict=True)
+        if b.numel()
+    ):
+        return "its outputs differ by more than rounding"
     scale = max((float(t.abs().max()) for t in want if t.numel()), default=0.0)
     effect = _distance(want, before)
     gap = _distance(got, want)
-    noise = max((_NOISE.get(t.dtype, 1e-5) for t in want), default=0.0)
     if not gap <= max(noise * scale, min(_OF_SCALE * scale, of_effect * effect)):
         return (
             f"the pruned network's output differs from the masked one's by {gap:.2g} "
