@@ -404,7 +404,7 @@ def test_another_problem_is_another_course(run: Path, key: str) -> None:
         lambda start, problem: problem["settings"].update(batch=0),
         lambda start, problem: problem["settings"].update(buckets=10**9),
         lambda start, problem: problem["limits"][0]["table"]["products"][0].__setitem__(1, 99),
-        lambda start, problem: problem["limits"][0]["table"]["products"][0].extend([0, 0, 0]),
+        lambda start, problem: problem["limits"][0]["table"]["products"][0].extend([0] * 6),
         lambda start, problem: problem["limits"][0]["table"]["sizes"].__setitem__(0, 2**70),
         lambda start, problem: problem["limits"][0]["table"]["cuts"][0][0].append([-1, 1]),
         lambda start, problem: problem["limits"][0]["table"]["cuts"][0][0].append([1]),
