@@ -214,9 +214,8 @@ class Follower:
 
         As angles are that turn every head's queries alike: what is cut then is whole heads.
         """
-        dims = [d for d, (a, b) in enumerate(zip(one.shape, other.shape, strict=True)) if a != b]
         loose = next((ids for ids in (one, other) if self.classes.loose(ids)), None)
-        if not dims or loose is None:
+        if one.shape == other.shape or loose is None:
             return False
         channels = other if loose is one else one
         both = [d for d in range(one.dim()) if one.shape[d] > 1 and other.shape[d] > 1]

@@ -31,6 +31,7 @@ from compressor.deploy.attention import FourDimensional
 from compressor.deploy.slicing import BaseGraph
 from compressor.device.measure import Session, Settings, create_session
 from compressor.errors import ExportError, MeasureError
+from compressor.network.structure import named_tensors
 from compressor.quiet import quiet
 
 _LARGEST = 2**31 - 1  # what one protobuf message, and so one ONNX file, can hold
@@ -220,12 +221,9 @@ def _unread(program: torch.onnx.ONNXProgram) -> frozenset[str]:
 
 def _aliases(model: nn.Module, present: set[str]) -> dict[str, str]:
     """Other names of tied tensors, each with the one that the exporter took."""
-    tensors = [
-        *model.named_parameters(remove_duplicate=False),
-        *model.named_buffers(remove_duplicate=False),
-    ]
-    names = {id(t): name for name, t in tensors if name in present}
-    return {n: names[id(t)] for n, t in tensors if n not in present and id(t) in names}
+    tensors = named_tensors(model)
+    names = {id(t): name for name, t in tensors.items() if name in present}
+    return {n: names[id(t)] for n, t in tensors.items() if n not in present and id(t) in names}
 
 
 def _checked_bytes(proto: onnx.ModelProto) -> bytes:
