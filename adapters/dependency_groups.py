@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,29 +19,29 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from adapters.groups import Member, RawGroup
+from adapters.limits import USUAL, Limits, within
 from compressor.coupling import Role
 from compressor.errors import AdapterError
 
 
-def read_groups(model: nn.Module, example: tuple[Tensor, ...]) -> list[RawGroup]:
+def read_groups(
+    model: nn.Module, example: tuple[Tensor, ...], limits: Limits = USUAL
+) -> list[RawGroup]:
     """All dependency groups of a network, in torch-pruning's order.
 
     Args:
         model: not touched; the graph is built on a copy, with gradients on.
         example: inputs `[N, …]`.
+        limits: of time and memory for the graph.
 
     Raises:
-        AdapterError: the network cannot be copied, or torch-pruning cannot trace it.
+        AdapterError: the network cannot be copied, or torch-pruning cannot trace it in time.
     """
     try:
         copied = copy.deepcopy(model).eval()
         for parameter in copied.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
-        with torch.enable_grad():
-            graph = tp.DependencyGraph().build_dependency(
-                copied, example_inputs=example, verbose=False
-            )
-            raw = list(graph.get_all_groups())
+        graph, raw = within(limits, partial(_graph, copied, example))
     except Exception as error:
         raise AdapterError(
             "the generic adapter needs a network that can be copied and traced by torch-pruning, "
@@ -49,6 +50,12 @@ def read_groups(model: nn.Module, example: tuple[Tensor, ...]) -> list[RawGroup]
     names = {id(module): name for name, module in copied.named_modules()}
     parameters = {id(p): name for name, p in copied.named_parameters()}
     return [_read_group(graph, group, names, parameters) for group in raw]
+
+
+def _graph(copied: nn.Module, example: tuple[Tensor, ...]) -> tuple[Any, list[Any]]:
+    with torch.enable_grad():
+        graph = tp.DependencyGraph().build_dependency(copied, example_inputs=example, verbose=False)
+        return graph, list(graph.get_all_groups())
 
 
 def _read_group(

@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from adapters.dependency_groups import read_groups
 from adapters.forward_pass import execution_order, right_sizes
 from adapters.groups import RawGroup, unit_positions, units
+from adapters.limits import USUAL, Limits
 from adapters.traced_groups import trace_groups
 from compressor.coupling import Coupling, IndexMap, Role
 from compressor.errors import AdapterError
@@ -40,12 +41,14 @@ class GenericAdapter:
         stub: one width below those, as a share of the original, in multiples of half the divisor:
             nearly drops what the layer does, as deep networks allow in some places.
         most_widths: wide layers take a multiple of the divisor so that no more are offered.
+        limits: of time and memory for following the channels; beyond them only kernels are choices.
     """
 
     divisor: int = 8
     least: float = 0.25
     stub: float = 0.125
     most_widths: int = 16
+    limits: Limits = USUAL
 
     def read(self, model: nn.Module, example: tuple[Tensor, ...]) -> SearchSpace:
         """See `compressor.network.adapter.Adapter`."""
@@ -53,7 +56,7 @@ class GenericAdapter:
         reading = _Reading(model, order)
         try:
             groups: list[RawGroup] | None = sorted(
-                _groups(model, example), key=lambda g: _place(g, order)
+                _groups(model, example, self.limits), key=lambda g: _place(g, order)
             )
         except AdapterError as error:
             # Kernels can still be cropped: they change no width and need no dependency graph.
@@ -240,13 +243,13 @@ class _Reading:
         return ""
 
 
-def _groups(model: nn.Module, example: tuple[Tensor, ...]) -> list[RawGroup]:
+def _groups(model: nn.Module, example: tuple[Tensor, ...], limits: Limits) -> list[RawGroup]:
     """Groups as followed through a forward pass; torch-pruning's where that fails."""
     try:
-        return trace_groups(model, example)
+        return trace_groups(model, example, limits)
     except AdapterError as error:
         try:
-            return read_groups(model, example)
+            return read_groups(model, example, limits)
         except AdapterError as other:
             raise AdapterError(f"{error}; and {other}") from other
 

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from adapters.classes import Classes
 from adapters.elements import Size
 from adapters.follower import Follower
+from adapters.limits import USUAL, Limits, Watch
 from adapters.moves import MOVED, move
 from adapters.rules import apply
 from compressor.errors import AdapterError, DataError
@@ -25,16 +26,17 @@ from compressor.network.sized import watching
 from compressor.network.sized_calls import INFERRED, SizedCall
 
 
-def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Classes:
+def follow(model: nn.Module, example: tuple[Tensor, ...], limits: Limits = USUAL) -> Classes:
     """What is tied to what in a network.
 
     Args:
         model: run once in evaluation mode, on the first of the batch; not touched.
         example: inputs `[N, …]`.
+        limits: of time and memory.
 
     Raises:
         DataError: the model does not run on the example.
-        AdapterError: a rule of ours fails on one of its operators.
+        AdapterError: a rule of ours fails on one of its operators, or a limit is passed.
     """
     follower = Follower(model)
 
@@ -45,7 +47,7 @@ def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Classes:
             size = Size(name, place, shape, given != INFERRED, call.whole)
             follower.sized(size, (follower.known(tensor), dim, shape[place]))
 
-    watch = _Watch(follower)
+    watch = _Watch(follower, limits.watch())
     try:
         with evaluating(model), plain_attention(), watching(model, note), watch:
             outputs = forward(model, single(example))
@@ -61,10 +63,10 @@ def follow(model: nn.Module, example: tuple[Tensor, ...]) -> Classes:
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Runs operators and has what comes out of them noted."""
 
-    def __init__(self, follower: Follower) -> None:
+    def __init__(self, follower: Follower, limits: Watch) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.failure: AdapterError | None = None
-        self._follower = follower
+        self._follower, self._limits = follower, limits
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -73,10 +75,14 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         arguments = dict(zip(names, args, strict=False)) | (kwargs or {})
         self._follower.products += multiplies(func)
         try:
+            self._limits.check()
             if name in MOVED:
                 move(self._follower, func, name, arguments, args, out)
             else:
                 apply(self._follower, name, arguments, args, out)
+        except AdapterError as error:
+            self.failure = error
+            raise
         except Exception as error:  # a rule that does not fit is no fault of the network
             self.failure = AdapterError(f"the operator {name} cannot be followed: {error!r}")
             raise self.failure from error

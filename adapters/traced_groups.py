@@ -14,6 +14,7 @@ from adapters.classes import NOTHING, Classes
 from adapters.elements import Size
 from adapters.groups import Member, RawGroup
 from adapters.identities import follow
+from adapters.limits import USUAL, Limits
 from compressor.coupling import Role
 from compressor.errors import AdapterError
 from compressor.space import Extent
@@ -21,14 +22,16 @@ from compressor.space import Extent
 Place: TypeAlias = tuple[str, int] | Size  # of a tensor, or of an activation
 
 
-def trace_groups(model: nn.Module, example: tuple[Tensor, ...]) -> list[RawGroup]:
+def trace_groups(
+    model: nn.Module, example: tuple[Tensor, ...], limits: Limits = USUAL
+) -> list[RawGroup]:
     """All groups of a network; classes of channels that meet the same tensors are one group.
 
     Raises:
         AdapterError: the forward pass cannot be followed.
     """
     try:
-        classes = follow(model, example)
+        classes = follow(model, example, limits)
     except Exception as error:  # operators of every kind are run on identities
         raise AdapterError(f"its channels cannot be followed: {error}") from error
     reasons = {classes.root(one): why for one, why in classes.reasons.items()}

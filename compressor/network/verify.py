@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from compressor.cost import madds_table, params_table
 from compressor.errors import CompressorError, DataError
-from compressor.network.counting import Count, count, evaluating, forward, single, tracing
+from compressor.network.counting import Count, evaluating, forward, single, tracing
 from compressor.network.structure import masked, materialise
 from compressor.progress import Event, Progress, silent
 from compressor.space import Architecture, Choice, Frozen, SearchLayer, SearchSpace
@@ -32,7 +33,7 @@ BROKEN = (CompressorError, RuntimeError, ValueError, IndexError, AttributeError)
 """What a network raises that was cut wrongly."""
 # Checks of layers that lie so many apart, where there are more: as many as these multiply-adds
 # allow, which a core does in some ten seconds.
-_FEWEST, _MOST, _MADDS = 4, 24, 3e11
+_FEWEST, _MOST, _MADDS = 2, 24, 3e11
 _OF_EFFECT = 1e-2
 
 
@@ -45,7 +46,7 @@ def verify_space(
     """Freezes every layer whose smallest choices cannot be proved right.
 
     Each layer is checked alone, then all layers together; if only the combination fails, layers
-    are added one by one and those that break it are frozen. Of a layer that decides channels and a
+    are added in turn and those that break it are frozen. Of a layer that decides channels and a
     kernel, the part that is right stays. In deep networks layers that lie far apart are checked
     together, and alone only where their outputs are not equal within rounding.
 
@@ -62,10 +63,8 @@ def verify_space(
     found: dict[str, tuple[SearchLayer | None, str]] = {}
     checks = int(max(_FEWEST, min(_MOST, _MADDS / (2 * probe.count.madds + 1))))
     for first in range(min(checks, len(space.layers))):
-        apart = space.layers[first::checks]
-        right = len(apart) > 1 and not probe.failure(apart, exact=True)
-        for layer in apart:
-            found[layer.name] = (layer, "") if right else _good_part(probe, layer)
+        for layer, good, reason in _proved(probe, space.layers[first::checks]):
+            found[layer.name] = (good, reason)
             progress(Event("verify", len(found), len(space.layers), layer.name))
     kept: list[SearchLayer] = []
     frozen = list(space.frozen)
@@ -73,13 +72,26 @@ def verify_space(
         good, reason = found[layer.name]
         kept += [good] if good else []
         frozen += [Frozen(layer.name, reason)] if reason else []
-    if len(kept) > 1 and probe.failure(kept, need_effect=False):
-        kept, broken = _compatible(probe, kept)
-        frozen += broken
+    if len(kept) > 1:
+        kept, broken = _compatible(probe, [], kept)
+        frozen += [Frozen(x.name, f"together with earlier layers: {why}") for x, why in broken]
     if any(map(_written, kept)):
         kept, broken = _for_batches(probe, kept)
-        frozen += broken
+        frozen += [Frozen(x.name, f"with two inputs: {why}") for x, why in broken]
     return SearchSpace(tuple(kept), tuple(frozen))
+
+
+def _proved(
+    probe: Probe, apart: Sequence[SearchLayer]
+) -> Iterator[tuple[SearchLayer, SearchLayer | None, str]]:
+    """Each layer with what is right of it and what is not; halved until what is wrong is alone."""
+    if len(apart) == 1:
+        yield apart[0], *_good_part(probe, apart[0])
+    elif not probe.failure(apart, exact=True):
+        yield from ((layer, layer, "") for layer in apart)
+    else:
+        yield from _proved(probe, apart[0::2])
+        yield from _proved(probe, apart[1::2])
 
 
 def _good_part(probe: Probe, layer: SearchLayer) -> tuple[SearchLayer | None, str]:
@@ -101,33 +113,34 @@ def _only(layer: SearchLayer, field: str) -> tuple[Choice, ...]:
 
 
 def _compatible(
-    probe: Probe, layers: Sequence[SearchLayer]
-) -> tuple[list[SearchLayer], list[Frozen]]:
-    kept: list[SearchLayer] = []
-    broken: list[Frozen] = []
-    for layer in layers:
-        reason = probe.failure([*kept, layer], need_effect=False)
-        if reason:
-            broken.append(Frozen(layer.name, f"together with earlier layers: {reason}"))
-        else:
-            kept.append(layer)
-    return kept, broken
+    probe: Probe, layers: Sequence[SearchLayer], more: Sequence[SearchLayer]
+) -> tuple[list[SearchLayer], list[tuple[SearchLayer, str]]]:
+    """Layers, with as many more as go together with them and with each other; and the others.
+
+    What is added is halved until what is wrong is alone.
+    """
+    reason = probe.failure([*layers, *more], need_effect=False)
+    if not reason:
+        return [*layers, *more], []
+    if len(more) == 1:
+        return list(layers), [(more[0], reason)]
+    half = len(more) // 2
+    kept, broken = _compatible(probe, layers, more[:half])
+    kept, others = _compatible(probe, kept, more[half:])
+    return kept, broken + others
 
 
 def _for_batches(
     probe: Probe, layers: Sequence[SearchLayer]
-) -> tuple[list[SearchLayer], list[Frozen]]:
+) -> tuple[list[SearchLayer], list[tuple[SearchLayer, str]]]:
     """Layers whose sizes are right for two inputs as well, where the network takes two."""
     two = probe.of_two()
-    if two is None or not two.failure(layers, need_effect=False):
+    if two is None:
         return list(layers), []
-    kept: list[SearchLayer] = []
-    broken: list[Frozen] = []
-    for layer in layers:
-        reason = two.failure([layer], need_effect=False) if _written(layer) else ""
-        kept += [] if reason else [layer]
-        broken += [Frozen(layer.name, f"with two inputs: {reason}")] if reason else []
-    return kept, broken
+    plain = [layer for layer in layers if not _written(layer)]
+    kept, broken = _compatible(two, plain, [layer for layer in layers if _written(layer)])
+    names = {layer.name for layer in kept}
+    return [layer for layer in layers if layer.name in names], broken
 
 
 def _written(layer: SearchLayer) -> bool:
@@ -139,17 +152,16 @@ def _written(layer: SearchLayer) -> bool:
 class Probe:
     """A copy of the network on which wrong couplings show, with its outputs and its count.
 
-    `precise` is the same in float64 where the network runs in it: in a deep network the effect of
-    one cut can drown in float32's rounding, and then the second probe decides. `counts` is whether
-    the example is the one input that the count is of.
+    `counts` is whether the example is the one input that the count is of; `doubles` whether float64
+    may decide.
     """
 
     model: nn.Module
     example: tuple[Tensor, ...]
     outputs: list[Tensor]
     count: Count
-    precise: Probe | None = None
     counts: bool = True
+    doubles: bool = True
 
     @classmethod
     def make(cls, model: nn.Module, example: tuple[Tensor, ...]) -> Probe:
@@ -165,16 +177,24 @@ class Probe:
         tell_channels_apart(copied)
         inputs = single(example)
         # As an adapter saw it: how torch shapes a product depends on who asks for gradients.
-        counted = count(copied, inputs)
-        copied.requires_grad_(False)
-        probe = cls(copied, inputs, _tensors(forward(copied, inputs)), counted)
-        return replace(probe, precise=probe._in_double())
+        with tracing() as tracer:
+            outputs = _tensors(forward(copied, inputs))
+        counted = tracer.count(copied)
+        return cls(copied.requires_grad_(False), inputs, outputs, counted)
 
-    def _in_double(self) -> Probe | None:
+    @cached_property
+    def precise(self) -> Probe | None:
+        """The same in float64, where the network runs in it.
+
+        In a deep network the effect of one cut can drown in float32's rounding; then this decides.
+        """
+        if not self.doubles:
+            return None
         inputs = tuple(t.double() if t.is_floating_point() else t for t in self.example)
         doubled = copy.deepcopy(self.model).double()
         try:
-            return Probe(doubled, inputs, _tensors(forward(doubled, inputs)), self.count)
+            outputs = _tensors(forward(doubled, inputs))
+            return Probe(doubled, inputs, outputs, self.count, doubles=False)
         except DataError:
             return None  # the network casts to float32 itself; the first probe decides alone
 
@@ -188,7 +208,7 @@ class Probe:
             outputs = _tensors(forward(self.model, inputs))
         except DataError:
             return None
-        return replace(self, example=inputs, outputs=outputs, precise=None, counts=False)
+        return replace(self, example=inputs, outputs=outputs, doubles=False, counts=False)
 
     def failure(
         self, layers: Sequence[SearchLayer], need_effect: bool = True, exact: bool = False

@@ -9,7 +9,7 @@ from torch import nn
 from compressor.cost import SizeTable, layer_control, madds_table, params_table, touched_madds
 from compressor.errors import AdapterError
 from compressor.network.adapter import find_adapter
-from compressor.network.counting import Count, count, evaluating, forward, single
+from compressor.network.counting import Count, count, evaluating, single
 from compressor.network.data import Inputs
 from compressor.network.verify import verify_space
 from compressor.progress import Event, Progress, silent
@@ -53,12 +53,11 @@ def read_network(
     """
     reader = find_adapter(adapter)
     with evaluating(model):
-        forward(model, single(example))
+        counted = count(model, example)  # says so where the network does not run
         progress(Event("read", 0, 1, "tracing the network"))
         described = reader.read(model, example)
         progress(Event("read", 1, 1, f"{len(described.layers)} search layers"))
         space = verify_space(model, example, described, progress)
-        counted = count(model, example)
     return Reading(
         space,
         counted,
