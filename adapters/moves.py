@@ -19,6 +19,7 @@ MOVED = {
     "narrow", "unfold", "_reshape_alias", "view_copy", "expand_copy",
 }  # fmt: skip
 _PARTS = {"slice", "select", "unbind", "narrow", "index_select", "index"}
+_TURNS = {"t", "transpose", "permute", "unsqueeze", "clone", "alias", "detach", "contiguous"}
 _SPLITS = {"view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy"}
 
 _OF_VALUES = ("dtype", "layout", "device", "pin_memory")  # would change identities as numbers
@@ -50,10 +51,14 @@ def move(
         whole = _kept_apart(follower, name, factor, source, arguments, outs)
         if whole is None:
             continue
-        moved = _moved(func, name, whole.expand(source.shape), args, others, out)
         if name in _SPLITS:
-            for dims in _groups(source.shape, out.shape):
+            moved: Any = _reshaped(whole, source.shape, out.shape)
+            for _, dims in _runs(source.shape, out.shape):
                 follower.rectangle(follower.small(moved), dims)
+        elif name in _TURNS:
+            moved = _moved(func, name, whole, args, others, out)
+        else:
+            moved = _moved(func, name, whole.expand(source.shape), args, others, out)
         for found, one in zip(results, tree_leaves(moved), strict=True):
             found.append(one)
     for one, found in zip(outs, results, strict=True):
@@ -96,6 +101,19 @@ def _moved(
     return func(ids, *here, **named)
 
 
+def _reshaped(factor: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor:
+    """Identities after a reshape, still with size 1 where nothing changes."""
+    shape = list(factor.shape)
+    target = [1] * len(after)
+    for old, new in _runs(before, after):
+        if any(factor.shape[d] > 1 for d in old):
+            for d in old:
+                shape[d] = before[d]
+            for d in new:
+                target[d] = after[d]
+    return factor.expand(shape).reshape(target)
+
+
 def _here(value: Any) -> Any:
     """Identities are on the CPU, wherever the network is."""
     return value.cpu() if isinstance(value, Tensor) else value
@@ -110,22 +128,24 @@ def _changing(factor: Tensor, name: str, arguments: Mapping[str, Any]) -> list[i
     return [dim] if factor.shape[dim] > 1 else []
 
 
-def _groups(before: Sequence[int], after: Sequence[int]) -> list[list[int]]:
-    """Dimensions after a reshape, in runs that hold the same elements as a run before it."""
-    runs: list[list[int]] = []
+def _runs(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Dimensions before and after a reshape, in runs that hold the same elements."""
+    runs: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(before) or j < len(after):
-        left, right, dims = 1, 1, []
+        left, right = 1, 1
+        old: list[int] = []
+        new: list[int] = []
         if i < len(before):
-            left, i = before[i], i + 1
+            left, old, i = before[i], [i], i + 1
         if j < len(after):
-            right, dims, j = after[j], [j], j + 1
+            right, new, j = after[j], [j], j + 1
         while left != right:
             if left < right and i < len(before):
-                left, i = left * before[i], i + 1
+                left, old, i = left * before[i], [*old, i], i + 1
             elif j < len(after):
-                right, dims, j = right * after[j], [*dims, j], j + 1
+                right, new, j = right * after[j], [*new, j], j + 1
             else:
                 break
-        runs.append(dims)
+        runs.append((old, new))
     return runs
