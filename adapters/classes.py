@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adapters.elements import Size
+from adapters.elements import Size, Statistic
 from compressor.coupling import Role
 
 NOTHING = 0
@@ -31,11 +31,13 @@ class Classes:
     Attributes:
         slices: tensor and dimension to identities.
         sizes: of activations, to identities.
+        statistics: to the identities that they are taken over.
         reasons: one identity of a class to why the class stays.
     """
 
     slices: dict[tuple[str, int], Slices] = field(default_factory=dict)
     sizes: dict[Size, NDArray[np.int64]] = field(default_factory=dict)
+    statistics: dict[Statistic, NDArray[np.int64]] = field(default_factory=dict)
     reasons: dict[int, str] = field(default_factory=dict)
     _parent: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
     _loose: set[int] = field(default_factory=set)
@@ -111,6 +113,11 @@ class Classes:
     def size(self, size: Size, ids: Tensor) -> None:
         """Notes that an activation is as large, in one of its sizes, as so many identities."""
         found = self.sizes.setdefault(size, ids.reshape(-1).numpy())
+        self.tie(torch.from_numpy(found), ids.reshape(-1))
+
+    def statistic(self, statistic: Statistic, ids: Tensor) -> None:
+        """Notes what a statistic is taken over, at each position of its dimension."""
+        found = self.statistics.setdefault(statistic, ids.reshape(-1).numpy())
         self.tie(torch.from_numpy(found), ids.reshape(-1))
 
     def root(self, one: int) -> int:

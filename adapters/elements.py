@@ -23,6 +23,14 @@ class Size:
 
 
 @dataclass(frozen=True)
+class Statistic:
+    """A dimension that an operator takes a statistic over, see `compressor.network.statistics`."""
+
+    operator: str
+    dim: int
+
+
+@dataclass(frozen=True)
 class Weight:
     """Elements of a parameter or buffer: which, by their number in it.
 

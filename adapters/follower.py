@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from adapters.classes import Classes
-from adapters.elements import Factors, Size, Weight, led, overlap, same
+from adapters.elements import Factors, Size, Statistic, Weight, led, overlap, same
 from compressor.coupling import Role
 from compressor.network.counting import product_name
 
@@ -27,6 +27,7 @@ class Follower:
     Attributes:
         classes: which identities are tied, and which tensors they meet.
         products: number of operators that multiplied so far.
+        statistic: name of the running operator, if it takes a statistic.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -34,6 +35,7 @@ class Follower:
         self.classes = Classes()
         self._known: Any = WeakIdKeyDictionary()
         self.products = 0
+        self.statistic = ""
         self._rectangles: list[tuple[Tensor, Sequence[int]]] = []
         self._sizes: list[tuple[Size, _Part]] = []
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
@@ -121,6 +123,18 @@ class Follower:
             return factor
         self.classes.keep(factor, reason)
         return None
+
+    def averaged(self, factor: Tensor, dims: Iterable[int], reason: str) -> Tensor | None:
+        """Identities that the running operator takes a statistic over.
+
+        Channels that do not change elsewhere are left out of it when they go, see
+        `compressor.network.statistics`; others are `mixed`.
+        """
+        changing = [d for d, size in enumerate(factor.shape) if size > 1]
+        if not self.statistic or len(changing) != 1 or changing[0] not in dims:
+            return self.mixed(factor, dims, reason)
+        self.classes.statistic(Statistic(self.statistic, changing[0]), factor)
+        return factor
 
     def rectangle(self, ids: Tensor, dims: Sequence[int]) -> None:
         """A dimension became several, of which only one can shrink; see `settle`."""

@@ -179,7 +179,11 @@ class _Reading:
             raise AdapterError("nothing in the network reads its channels: they are its output")
         couplings = self._couplings(group, tied)
         order = magnitude_order(self._tensors, couplings, len(tied))
-        return ChannelGroup(group.width, len(tied[0]), order, couplings, group.extents)
+        statistics = tuple(
+            Coupling(m.tensor, m.dim, m.role, IndexMap.from_positions(unit_positions(m, tied)))
+            for m in group.statistics
+        )
+        return ChannelGroup(group.width, len(tied[0]), order, couplings, group.extents, statistics)
 
     def _couplings(self, group: RawGroup, tied: Sequence[Sequence[int]]) -> tuple[Coupling, ...]:
         merged: dict[tuple[str, int], tuple[Role, list[set[int]]]] = {}

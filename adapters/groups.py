@@ -42,6 +42,7 @@ class RawGroup:
         problem: why it cannot be cut; empty where it can.
         per_unit: so many channels, one after the other, can only go together.
         extents: sizes of activations that shrink with it.
+        statistics: operators that are taken over its channels, as members.
     """
 
     modules: tuple[str, ...]
@@ -50,6 +51,7 @@ class RawGroup:
     problem: str = ""
     per_unit: int = 1
     extents: tuple[Extent, ...] = ()
+    statistics: tuple[Member, ...] = ()
 
 
 def units(group: RawGroup) -> list[list[int]]:

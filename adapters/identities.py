@@ -24,6 +24,7 @@ from compressor.errors import AdapterError, DataError
 from compressor.network.counting import evaluating, forward, multiplies, plain_attention, single
 from compressor.network.sized import watching
 from compressor.network.sized_calls import INFERRED, SizedCall
+from compressor.network.statistics import Numbers, takes_statistics
 
 
 def follow(model: nn.Module, example: tuple[Tensor, ...], limits: Limits = USUAL) -> Classes:
@@ -66,7 +67,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
     def __init__(self, follower: Follower, limits: Watch) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.failure: AdapterError | None = None
-        self._follower, self._limits = follower, limits
+        self._follower, self._limits, self._numbers = follower, limits, Numbers()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -74,6 +75,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         names = [argument.name for argument in func._schema.arguments]
         arguments = dict(zip(names, args, strict=False)) | (kwargs or {})
         self._follower.products += multiplies(func)
+        counted = takes_statistics(func, args)
+        self._follower.statistic = self._numbers.name(func) if counted else ""
         try:
             self._limits.check()
             if name in MOVED:

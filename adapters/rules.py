@@ -14,6 +14,7 @@ from adapters.elements import led, overlap
 from adapters.follower import Follower
 from adapters.products import addmm, convolution, of_channels, product
 from compressor.coupling import Role
+from compressor.network.statistics import REDUCTIONS
 
 _SPATIAL = {
     "max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d",
@@ -22,14 +23,12 @@ _SPATIAL = {
     "upsample_nearest3d", "upsample_trilinear3d", "reflection_pad1d", "reflection_pad2d",
     "replication_pad2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
 }  # fmt: skip
-_REDUCED = {
-    "mean", "sum", "amax", "amin", "max", "min", "var", "var_mean", "std", "prod", "argmax",
-    "linalg_vector_norm", "logsumexp", "any", "all",
+_ALONG = REDUCTIONS | {
+    "max", "min", "prod", "argmax", "any", "all", "_softmax", "_log_softmax", "softmax",
+    "log_softmax", "_safe_softmax", "cumsum", "cumprod", "cummax", "cummin", "sort", "logcumsumexp",
+    "_fft_c2c", "_fft_r2c", "_fft_c2r",
 }  # fmt: skip
-_ALONG = _REDUCED | {
-    "_softmax", "_log_softmax", "softmax", "log_softmax", "_safe_softmax", "cumsum", "cumprod",
-    "cummax", "cummin", "sort", "logcumsumexp", "_fft_c2c", "_fft_r2c", "_fft_c2r",
-}  # fmt: skip
+_NORMALISED = "a normalisation over channels mixes them"
 _CREATED = {
     "empty", "zeros", "ones", "full", "arange", "new_zeros", "new_ones", "new_empty", "new_full",
     "zeros_like", "ones_like", "empty_like", "full_like", "scalar_tensor", "linspace", "rand",
@@ -82,10 +81,13 @@ def _spatial(follower: Follower, args: Any, out: Any) -> None:
 
 def _along(follower: Follower, name: str, source: Tensor, given: Any, out: Any) -> None:
     """Reductions, and operators that normalise, along some dimensions."""
-    every = list(range(source.dim()))
-    named = [given] if isinstance(given, int) else list(given or every)
+    named = [given] if isinstance(given, int) else list(given or range(source.dim()))
     dims = [d % max(source.dim(), 1) for d in named]
-    found = _unmixed(follower, source, dims, f"{name.strip('_')} mixes its channels")
+    reason = f"{name.strip('_')} mixes its channels"
+    every = (follower.averaged(f, dims, reason) for f in follower.factors(source))
+    found = [f for f in every if f is not None]
+    if name in REDUCTIONS:
+        found = [f for f in found if all(f.shape[d] == 1 for d in dims)]
     for one in tree_leaves(out):
         if isinstance(one, Tensor) and one.dim() < source.dim():
             gone = sorted(dims, reverse=True)
@@ -160,21 +162,27 @@ def _vectors(follower: Follower, tensors: Sequence[Any], ids: Tensor) -> None:
             )
 
 
-def _normalised(follower: Follower, source: Tensor, first: int, out: Any) -> None:
-    """Means over the dimensions from `first` on, which would change with what is cut."""
-    dims = range(source.dim() + first, source.dim())
+def _normalised(follower: Follower, args: Any, _: Any, out: Any) -> None:
+    """Each number by the mean of the last dimensions: the input, their sizes, parameters."""
+    source, shape, *parameters = args
+    dims = range(source.dim() - len(shape), source.dim())
     for factor in follower.factors(source):
-        follower.mixed(factor, dims, "a normalisation over channels mixes them")
-    follower.note(out[0], follower.factors(source))
+        follower.averaged(factor, dims, _NORMALISED)
+    found = follower.factors(source)
+    for weight in map(follower.weight, parameters):
+        for factor in found if weight is not None else ():
+            assert weight is not None  # noqa: S101  (the line above)
+            follower.through(weight, factor)
+    follower.note(tree_leaves(out)[0], follower.factors(source))
 
 
 def _group_norm(follower: Follower, args: Any, arguments: Mapping[str, Any], out: Any) -> None:
     """Groups stand or fall as a whole, since each has a mean of its own."""
     for ids in of_channels(follower, args[0], "a normalisation mixes its positions"):
         if arguments["group"] == 1:
-            follower.classes.keep(ids, "a normalisation over channels mixes them")
-            continue
-        follower.classes.tie_along(ids.reshape(arguments["group"], -1), 1)
+            follower.averaged(ids.reshape(1, -1), [1], _NORMALISED)
+        else:
+            follower.classes.tie_along(ids.reshape(arguments["group"], -1), 1)
         _vectors(follower, args[1:3], ids)
     follower.note(out[0], follower.factors(args[0]))
 
@@ -252,7 +260,8 @@ _RULES: Mapping[str, Rule] = {
     "_native_batch_norm_legit_no_training": _batch_norm,
     "cudnn_batch_norm": _batch_norm,
     "_batch_norm_no_update": _batch_norm,
-    "native_layer_norm": lambda f, args, _, out: _normalised(f, args[0], -len(args[1]), out),
+    "native_layer_norm": _normalised,
+    "_fused_rms_norm": _normalised,
     "native_group_norm": _group_norm,
     "cat": _cat,
     "stack": _stack,

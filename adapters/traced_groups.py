@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from adapters.classes import NOTHING, Classes
-from adapters.elements import Size
+from adapters.elements import Size, Statistic
 from adapters.groups import Member, RawGroup
 from adapters.identities import follow
 from adapters.limits import USUAL, Limits
@@ -19,7 +19,7 @@ from compressor.coupling import Role
 from compressor.errors import AdapterError
 from compressor.space import Extent
 
-Place: TypeAlias = tuple[str, int] | Size  # of a tensor, or of an activation
+Place: TypeAlias = tuple[str, int] | Size | Statistic  # of a tensor, or of an activation
 
 
 def trace_groups(
@@ -46,7 +46,8 @@ def _members(classes: Classes) -> dict[int, dict[Place, list[int]]]:
     """For each class that some tensor meets, which positions of what go with it."""
     found: dict[int, dict[Place, list[int]]] = {}
     parts: list[tuple[Place, NDArray[np.int64]]] = [
-        *((key, part.ids) for key, part in classes.slices.items()), *classes.sizes.items(),
+        *((key, part.ids) for key, part in classes.slices.items()),
+        *classes.sizes.items(), *classes.statistics.items(),
     ]  # fmt: skip
     for key, ids in parts:
         for place, root in enumerate(classes.roots(torch.from_numpy(ids)).tolist()):
@@ -55,26 +56,25 @@ def _members(classes: Classes) -> dict[int, dict[Place, list[int]]]:
     return {
         root: places
         for root, places in found.items()
-        if not all(isinstance(key, Size) for key in places)
+        if any(isinstance(key, tuple) for key in places)
     }
 
 
 def _group(classes: Classes, members: list[Mapping[Place, list[int]]], problem: str) -> RawGroup:
-    keys = [key for key in members[0] if not isinstance(key, Size)]
+    keys = [key for key in members[0] if isinstance(key, tuple)]
     modules = tuple(dict.fromkeys(tensor.rpartition(".")[0] for tensor, _ in keys))
     makers = [key for key in keys if classes.slices[key].role is Role.PRODUCED]
     per_unit = max((len(members[0][key]) for key in makers), default=1)
     rest: list[tuple[int, ...]] = [()] * (per_unit - 1)
+
+    def member(key: Place, tensor: str, dim: int, role: Role) -> Member:
+        places = (p for one in members for p in (tuple(one[key]), *rest))
+        return Member(tensor, dim, role, tuple(places))
+
     return RawGroup(
         modules=modules,
         width=len(members) * per_unit,
-        members=tuple(
-            Member(
-                tensor, dim, classes.slices[tensor, dim].role,
-                tuple(p for one in members for p in (tuple(one[tensor, dim]), *rest)),
-            )
-            for tensor, dim in keys
-        ),
+        members=tuple(member(key, *key, classes.slices[key].role) for key in keys),
         problem=problem,
         per_unit=per_unit,
         extents=tuple(
@@ -82,4 +82,9 @@ def _group(classes: Classes, members: list[Mapping[Place, list[int]]], problem: 
             for key, at in members[0].items()
             if isinstance(key, Size)
         ),
-    )  # fmt: skip
+        statistics=tuple(
+            member(key, key.operator, key.dim, Role.THROUGH)
+            for key in members[0]
+            if isinstance(key, Statistic)
+        ),
+    )

@@ -7,7 +7,7 @@ option index per search layer: hashable, orderable, JSON; it is the key of every
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -78,6 +78,8 @@ class ChannelGroup:
         order: units from the first to keep to the first to remove; a permutation.
         couplings: the dimensions that shrink, at most one entry for each tensor and dimension.
         extents: dimensions of activations that shrink, where somebody must know.
+        statistics: operators that are taken over the channels, as
+            `compressor.network.statistics` names them, and where each unit sits in what they read.
     """
 
     width: int
@@ -85,6 +87,7 @@ class ChannelGroup:
     order: tuple[int, ...]
     couplings: tuple[Coupling, ...]
     extents: tuple[Extent, ...] = ()
+    statistics: tuple[Coupling, ...] = ()
 
     def removed(self, channels: int) -> list[int]:
         """Units that go when `channels` channels stay."""
@@ -180,15 +183,23 @@ class SearchSpace:
 
         Several layers may cut the same dimension (a convolution after a concatenation).
         """
+        return self._positions(architecture, lambda group: group.couplings)
+
+    def left_out(self, architecture: Architecture) -> dict[tuple[str, int], set[int]]:
+        """Positions that go, for each operator and dimension that a statistic is taken over."""
+        return self._positions(architecture, lambda group: group.statistics)
+
+    def _positions(
+        self, architecture: Architecture, of: Callable[[ChannelGroup], tuple[Coupling, ...]]
+    ) -> dict[tuple[str, int], set[int]]:
         cuts: dict[tuple[str, int], set[int]] = {}
         for layer, choice in self.choices(architecture):
             if layer.group is None or choice.channels is None:
                 continue
             units = layer.group.removed(choice.channels)
-            if units:
-                for coupling in layer.group.couplings:
-                    key = (coupling.tensor, coupling.dim)
-                    cuts.setdefault(key, set()).update(coupling.index.positions(units))
+            for coupling in of(layer.group) if units else ():
+                key = (coupling.tensor, coupling.dim)
+                cuts.setdefault(key, set()).update(coupling.index.positions(units))
         return cuts
 
     def resized(self, architecture: Architecture) -> dict[tuple[str, int], tuple[Extent, int]]:
@@ -250,6 +261,7 @@ def _layer_to_json(layer: SearchLayer) -> dict[str, Any]:
                 [e.activation, e.dim, list(e.shape), e.per_unit, e.written, e.whole]
                 for e in group.extents
             ],
+            "statistics": [c.to_json() for c in group.statistics],
         },
         "kernel": kernel
         and {"tensor": kernel.tensor, "kernel": kernel.kernel, "spatial": kernel.spatial},
@@ -279,6 +291,7 @@ def _group_from_json(data: Any) -> ChannelGroup:
         tuple(map(int, data["order"])),
         tuple(Coupling.from_json(c) for c in data["couplings"]),
         tuple(_extent_from_json(e) for e in data.get("extents", ())),
+        tuple(Coupling.from_json(c) for c in data.get("statistics", ())),
     )
 
 

@@ -110,6 +110,20 @@ def _group_norm(func: Any, args: Any, kwargs: Mapping[str, Any]) -> SizedCall | 
     )
 
 
+def _normalised(func: Any, args: Any, kwargs: Mapping[str, Any]) -> SizedCall | None:
+    """`layer_norm` and `rms_norm`, which are told the sizes that they normalise over."""
+    sizes = _given(args, kwargs, 1, "normalized_shape")
+    if not isinstance(sizes, list | tuple) or not _numbers(sizes):
+        return None
+    others = {k: v for k, v in kwargs.items() if k != "normalized_shape"}
+    return SizedCall(
+        tuple(sizes),
+        lambda new: func(args[0], tuple(new), *args[2:], **others),
+        lambda out: [(out, out.dim() - len(sizes) + i, None) for i in range(len(sizes))],
+        whole=False,
+    )
+
+
 _READERS: Mapping[str, Callable[[Any, Any, Mapping[str, Any]], SizedCall | None]] = {
     "view": _shape,
     "reshape": _shape,
@@ -117,4 +131,6 @@ _READERS: Mapping[str, Callable[[Any, Any, Mapping[str, Any]], SizedCall | None]
     "unflatten": _unflatten,
     "split": _split,
     "group_norm": _group_norm,
+    "layer_norm": _normalised,
+    "rms_norm": _normalised,
 }

@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from compressor.coupling import Role
 from compressor.errors import ArchitectureError
 from compressor.network.sized import resize
+from compressor.network.statistics import leave_out, leaving_out
 from compressor.space import Architecture, SearchSpace
 
 
@@ -83,10 +84,13 @@ def mask(model: nn.Module, space: SearchSpace, architecture: Architecture) -> nn
     """The original network with removed channels and kernel rings contributing nothing.
 
     Masked means: the slices of the *consumers'* weights that read removed channels are zero, and
-    so are the outer rings of cropped kernels. `model` is not touched; a copy is returned.
+    so are the outer rings of cropped kernels; means and other statistics over channels, as
+    normalisations take them, leave the removed ones out. `model` is not touched; a copy is
+    returned.
     """
     copied = copy.deepcopy(model)
     _zero(copied, space, architecture)
+    leave_out(copied, space.left_out(architecture))
     return copied
 
 
@@ -101,7 +105,8 @@ def masked(model: nn.Module, space: SearchSpace, architecture: Architecture) -> 
         saved[name] = getattr(owner, leaf).detach().clone()
     try:
         _zero(model, space, architecture)
-        yield
+        with leaving_out(model, space.left_out(architecture)):
+            yield
     finally:
         with torch.no_grad():
             for name, values in saved.items():
