@@ -20,6 +20,7 @@ class Size:
     shape: tuple[int, ...]
     written: bool = False
     whole: bool = True
+    exported: bool = True
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,12 @@ def overlap(one: Tensor, other: Tensor) -> bool:
 def constant(tensor: Tensor, dim: int) -> bool:
     """Whether a tensor does not change along a dimension."""
     return bool((tensor == tensor.narrow(dim, 0, 1)).all())
+
+
+def own_sizes(tensor: Tensor) -> tuple[int, ...]:
+    """The sizes of a tensor, with 1 where it repeats one number, as after `expand_as`."""
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    return tuple(size if stride else 1 for size, stride in sizes)
 
 
 def led(factors: Factors, ndim: int) -> Factors:

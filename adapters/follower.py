@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from adapters.classes import Classes
-from adapters.elements import Factors, Size, Statistic, Weight, led, overlap, same
+from adapters.elements import Factors, Size, Statistic, Weight, led, overlap, own_sizes, same
 from compressor.coupling import Role
 from compressor.network.counting import product_name
 
@@ -184,7 +184,7 @@ class Follower:
     def merge(self, outs: Sequence[Tensor], operands: Sequence[tuple[Tensor, Factors]]) -> None:
         """Ties what meets in one element of the outputs; operands have the outputs' dimensions."""
         merged = self.met(
-            [(tuple(t.shape), led(f, outs[0].dim())) for t, f in operands if self.weight(t) is None]
+            [(own_sizes(t), led(f, outs[0].dim())) for t, f in operands if self.weight(t) is None]
         )
         for tensor, _ in operands:
             weight = self.weight(tensor)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from adapters.dependency_groups import read_groups
-from adapters.forward_pass import execution_order, right_sizes
+from adapters.forward_pass import Run, Told, read_run, running, told_sizes
 from adapters.groups import RawGroup, unit_positions, units
 from adapters.limits import USUAL, Limits
 from adapters.traced_groups import trace_groups
@@ -21,6 +21,7 @@ from compressor.refit.ranking import magnitude_order
 from compressor.space import (
     ChannelGroup,
     Choice,
+    Extent,
     Frozen,
     KernelCut,
     SearchLayer,
@@ -52,7 +53,8 @@ class GenericAdapter:
 
     def read(self, model: nn.Module, example: tuple[Tensor, ...]) -> SearchSpace:
         """See `compressor.network.adapter.Adapter`."""
-        order = execution_order(model, example)
+        run = read_run(model, example)
+        order = run.order
         reading = _Reading(model, order)
         try:
             groups: list[RawGroup] | None = sorted(
@@ -64,7 +66,12 @@ class GenericAdapter:
             groups = None
         for group in groups or ():
             reading.add_group(group, self)
-        reading.settle_extents(model, example)
+        if run.sizes:
+            layers = list(reading.layers())
+            told = told_sizes(model, example, run, layers)
+            reading.settle_extents(told, run)
+            for name in told.derived:
+                reading.settle_choices(name, model, example)
         reading.add_kernels()
         reading.add_unreached(traced=groups is not None)
         return SearchSpace(tuple(reading.layers()), tuple(reading.frozen))
@@ -117,17 +124,28 @@ class _Reading:
         name = f"{name}:{several + 1}" if several else name  # parts of one module's channels
         self._found[name] = SearchLayer(name, tuple(modules), choices, group=channels)
 
-    def settle_extents(self, model: nn.Module, example: tuple[Tensor, ...]) -> None:
-        """Leaves to the code the sizes that it gets right by itself."""
-        right = right_sizes(model, example, [x for x in self._found.values() if _sized(x)])
+    def settle_extents(self, told: Told, run: Run) -> None:
+        """Leaves to the code the sizes that it gets right, and holds those that it gets wrong."""
         for name, layer in self._found.items():
             group = layer.group
-            if group and right:
-                extents = (
-                    replace(e, written=e.written and (e.activation, e.dim) not in right)
-                    for e in group.extents
-                )
-                self._found[name] = replace(layer, group=replace(group, extents=tuple(extents)))
+            if group is None:
+                continue
+            own = {(e.activation, e.dim): e for e in group.extents}
+            extents = [
+                replace(e, written=e.written and key not in told.right) for key, e in own.items()
+            ]
+            for activation, dim in sorted(told.derived.get(name, frozenset()) - own.keys()):
+                shape = tuple(max(1, size) for size in run.sizes[activation])
+                held = Extent(activation, dim, shape, per_unit=0, written=True, exported=False)
+                extents.append(held)
+            self._found[name] = replace(layer, group=replace(group, extents=tuple(extents)))
+
+    def settle_choices(self, name: str, model: nn.Module, example: tuple[Tensor, ...]) -> None:
+        """Leaves the choices with which the network runs, or freezes a layer with none."""
+        layer = self._found[name]
+        choices = running(model, example, layer)
+        if len(choices) > 1:
+            self._found[name] = replace(layer, choices=choices)
 
     def add_kernels(self) -> None:
         """Adds kernel choices to the layer of the convolution's channels, if it is the only one."""
@@ -256,10 +274,6 @@ def _groups(model: nn.Module, example: tuple[Tensor, ...], limits: Limits) -> li
             return read_groups(model, example, limits)
         except AdapterError as other:
             raise AdapterError(f"{error}; and {other}") from other
-
-
-def _sized(layer: SearchLayer) -> bool:
-    return layer.group is not None and any(e.written for e in layer.group.extents)
 
 
 def _makers(group: RawGroup) -> list[str]:

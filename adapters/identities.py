@@ -45,7 +45,7 @@ def follow(model: nn.Module, example: tuple[Tensor, ...], limits: Limits = USUAL
         parts = [(t, dim % t.dim(), most) for t, dim, most in call.parts(out)]
         shape = tuple(t.shape[dim] if most is None else most for t, dim, most in parts)
         for place, ((tensor, dim, _), given) in enumerate(zip(parts, call.sizes, strict=True)):
-            size = Size(name, place, shape, given != INFERRED, call.whole)
+            size = Size(name, place, shape, given != INFERRED, call.whole, call.exported)
             follower.sized(size, (follower.known(tensor), dim, shape[place]))
 
     watch = _Watch(follower, limits.watch())

@@ -42,8 +42,8 @@ def move(
     others = {k: v for k, v in list(arguments.items())[len(args) :] if k not in _OF_VALUES}
     weight = follower.weight(source)
     if weight is not None:
-        moved = _moved(func, name, weight.places, args, others, out)
-        for one, places in zip(outs, tree_leaves(moved), strict=True):
+        all_places = tree_leaves(_moved(func, name, weight.places, args, others, out))
+        for one, places in zip(outs, all_places, strict=True):
             follower.note_weight(one, replace(weight, places=places))
         return
     results: list[list[Tensor]] = [[] for _ in outs]
@@ -52,7 +52,7 @@ def move(
         if whole is None:
             continue
         if name in _SPLITS:
-            moved: Any = _reshaped(whole, source.shape, out.shape)
+            moved = _reshaped(whole, source.shape, out.shape)
             for _, dims in _runs(source.shape, out.shape):
                 follower.rectangle(follower.small(moved), dims)
         elif name in _TURNS:

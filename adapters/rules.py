@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from adapters.elements import led, overlap
+from adapters.elements import led, overlap, own_sizes
 from adapters.follower import Follower
 from adapters.products import addmm, convolution, of_channels, product
 from compressor.coupling import Role
@@ -122,7 +122,7 @@ def _each(follower: Follower, name: str, arguments: Mapping[str, Any], out: Any)
         if name.endswith("_") and tensors:
             follower.forget(tensors[0])
         elif outs and _elementwise(tensors, outs):
-            shapes = [(tuple(t.shape), led(follower.own(t), outs[0].dim())) for t in tensors]
+            shapes = [(own_sizes(t), led(follower.own(t), outs[0].dim())) for t in tensors]
             found = follower.met(shapes)
             for one in outs:
                 follower.note(one, found)

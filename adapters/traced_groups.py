@@ -78,7 +78,9 @@ def _group(classes: Classes, members: list[Mapping[Place, list[int]]], problem: 
         problem=problem,
         per_unit=per_unit,
         extents=tuple(
-            Extent(key.activation, key.place, key.shape, len(at), key.written, key.whole)
+            Extent(
+                key.activation, key.place, key.shape, len(at), key.written, key.whole, key.exported
+            )
             for key, at in members[0].items()
             if isinstance(key, Size)
         ),

@@ -8,7 +8,7 @@ option index per search layer: hashable, orderable, JSON; it is the key of every
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from compressor.coupling import Coupling
@@ -50,9 +50,11 @@ class Extent:
             product (`compressor.network.counting`).
         dim: which of the sizes.
         shape: all of the sizes, of the original network and one input.
-        per_unit: what one unit takes off.
+        per_unit: what one unit takes off. It is 0 of a size that stays, although the code derives
+            it from one that shrinks, as that of a head from the width before the heads.
         written: whether the model's code writes the size out, so that it must be replaced.
         whole: whether the sizes are all those of one tensor, not of parts of one.
+        exported: whether exported graphs write it out.
     """
 
     activation: str
@@ -61,11 +63,21 @@ class Extent:
     per_unit: int
     written: bool = False
     whole: bool = True
+    exported: bool = True
 
     @property
     def product(self) -> bool:
         """Whether it is of an operator that multiplies."""
         return self.activation.startswith(PRODUCT)
+
+    def beside(self, other: Extent) -> Extent:
+        """The same size as two decisions see it."""
+        return replace(
+            self,
+            per_unit=min(self.per_unit, other.per_unit),
+            written=self.written or other.written,
+            exported=self.exported or other.exported,
+        )
 
 
 @dataclass(frozen=True)
@@ -211,8 +223,8 @@ class SearchSpace:
             gone = len(layer.group.removed(choice.channels))
             for extent in layer.group.extents if gone else ():
                 key = (extent.activation, extent.dim)
-                _, left = found.get(key, (extent, extent.shape[extent.dim]))
-                found[key] = (extent, left - gone * extent.per_unit)
+                other, left = found.get(key, (extent, extent.shape[extent.dim]))
+                found[key] = (extent.beside(other), left - gone * extent.per_unit)
         return found
 
     def kernels(self, architecture: Architecture) -> dict[str, int]:
@@ -258,7 +270,7 @@ def _layer_to_json(layer: SearchLayer) -> dict[str, Any]:
             "order": list(group.order),
             "couplings": [c.to_json() for c in group.couplings],
             "extents": [
-                [e.activation, e.dim, list(e.shape), e.per_unit, e.written, e.whole]
+                [e.activation, e.dim, list(e.shape), e.per_unit, e.written, e.whole, e.exported]
                 for e in group.extents
             ],
             "statistics": [c.to_json() for c in group.statistics],
@@ -296,9 +308,11 @@ def _group_from_json(data: Any) -> ChannelGroup:
 
 
 def _extent_from_json(data: Any) -> Extent:
-    activation, dim, shape, per_unit, written, whole = data
+    activation, dim, shape, per_unit, *flags = data
+    if not 2 <= len(flags) <= 3:  # files of older versions know of two
+        raise ValueError(f"an extent has six or seven values, but got {data!r}")
     extent = Extent(
-        str(activation), int(dim), tuple(map(int, shape)), int(per_unit), bool(written), bool(whole)
+        str(activation), int(dim), tuple(map(int, shape)), int(per_unit), *map(bool, flags)
     )
     if not 0 <= extent.dim < len(extent.shape) or min(extent.shape, default=0) < 1:
         raise ValueError(f"an extent is one of its sizes, but got {data!r}")

@@ -64,6 +64,7 @@ class Targets:
             ExportError: sizes are of parts of a tensor, or two calls want different ones.
         """
         written: dict[int, tuple[int, ...]] = {}
+        resized = {key: found for key, found in resized.items() if found[0].exported}
         for extent, _ in resized.values():
             if not (extent.whole or extent.product):  # which graphs write down otherwise
                 raise ExportError(

@@ -12,7 +12,7 @@ import contextlib
 import functools
 import threading
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -26,11 +26,18 @@ from compressor.network.sized_calls import SizedCall, read_call
 from compressor.space import Extent
 
 Note: TypeAlias = Callable[[str, SizedCall, Any], None]
+Given: TypeAlias = Callable[[str, tuple[int, ...]], Sequence[int]]
 
 
 @contextmanager
-def watching(model: nn.Module, note: Note) -> Iterator[None]:
-    """Tells of every call in a forward pass: its name, the call, and what it returned."""
+def watching(model: nn.Module, note: Note, given: Given = lambda _, sizes: sizes) -> Iterator[None]:
+    """Tells of every call in a forward pass: its name, the call, and what it returned.
+
+    Args:
+        model: whose code makes the calls.
+        note: is told.
+        given: sizes to run a call with, from its name and those that the code gives.
+    """
     running: list[list[Any]] = []
 
     def enter(path: str) -> Callable[..., None]:
@@ -40,10 +47,12 @@ def watching(model: nn.Module, note: Note) -> Iterator[None]:
         running.pop()
 
     def handle(call: SizedCall) -> Any:
-        out = call.run(call.sizes)
-        if running:
-            running[-1][1] += 1
-            note("{}@{}".format(*running[-1]), call, out)
+        if not running:
+            return call.run(call.sizes)
+        running[-1][1] += 1
+        name = "{}@{}".format(*running[-1])
+        out = call.run(given(name, call.sizes))
+        note(name, call, out)
         return out
 
     handles = []
@@ -72,15 +81,9 @@ class Sizes:
     A module with such code becomes of a class of its own, derived from what it was.
     """
 
-    def __init__(self, model: nn.Module, right: set[tuple[str, int]] | None = None) -> None:
-        """Changes nothing yet.
-
-        Args:
-            model: whose tensors are cut.
-            right: takes the keys of sizes that are right as the code gives them.
-        """
+    def __init__(self, model: nn.Module) -> None:
+        """Changes nothing yet; the model is the one whose tensors are cut."""
         self._modules = dict(model.named_modules())
-        self._right = right
         self._resizers: dict[str, _Resizer] = {}
 
     def set(self, resized: Resized) -> None:
@@ -99,10 +102,10 @@ class Sizes:
                 self._check(name, path, place)
                 none = _Change(len(extent.shape), {})
                 change = changes.setdefault(path, {}).setdefault(int(place), none)
-                change.sizes[dim] = (extent.shape[extent.dim], now)
+                change.sizes[dim] = (extent.shape[extent.dim], now, not extent.per_unit)
         for path in {*changes, *self._resizers}:
             if path not in self._resizers:
-                self._resizers[path] = _attached(self._modules[path], path, self._right)
+                self._resizers[path] = _attached(self._modules[path], path)
             self._resizers[path].changes = changes.get(path, {})
 
     def _check(self, name: str, path: str, place: str) -> None:
@@ -120,11 +123,12 @@ class _Change:
 
     Attributes:
         count: how many sizes it is told.
-        sizes: by place what it was, and what it is now.
+        sizes: by place what it was, what it is now, and whether the code derives it from what may
+            shrink otherwise.
     """
 
     count: int
-    sizes: dict[int, tuple[int, int]]
+    sizes: dict[int, tuple[int, int, bool]]
 
 
 @dataclass
@@ -138,15 +142,10 @@ class _Frame:
 class _Resizer:
     """Replaces the sizes of some calls of a module's own code."""
 
-    def __init__(self, path: str, right: set[tuple[str, int]] | None = None) -> None:
-        """Changes nothing yet.
-
-        Args:
-            path: of the module.
-            right: takes the keys of sizes that the code gets right by itself.
-        """
+    def __init__(self, path: str) -> None:
+        """Changes nothing yet; the path is that of the module."""
         self.changes: Mapping[int, _Change] = {}
-        self._path, self._right = path, right
+        self._path = path
         self._running = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -209,21 +208,21 @@ class _Resizer:
                 f"the call {name!r} was told {change.count} sizes when the network was read, but "
                 f"is told {len(sizes)}; run it in the same mode and with the same inputs"
             )
-        for dim, (whole, now) in change.sizes.items():
-            sizes[dim] = self._size((name, dim), sizes[dim], whole, now)
+        for dim, (whole, now, derived) in change.sizes.items():
+            sizes[dim] = self._size(name, sizes[dim], whole, now, derived)
         return call.run(sizes)
 
-    def _size(self, key: tuple[str, int], given: int, whole: int, now: int) -> int:
+    def _size(self, name: str, given: int, whole: int, now: int, derived: bool) -> int:
         """The size in place of a given one, which may hold the batch as a factor."""
-        if isinstance(given, int) and given == now:
-            if self._right is not None:
-                self._right.add(key)
-            return given
-        if isinstance(given, int) and given % whole:
-            raise ArchitectureError(
-                f"a size that the code of {self._path!r} writes out must be {whole} or a multiple "
-                f"of it, but the call {key[0]!r} got {given}; run it as when it was compressed"
-            )
+        if isinstance(given, int):
+            if given == now or (derived and (given < 1 or given % whole)):
+                return now
+            if given % whole:
+                raise ArchitectureError(
+                    f"a size that the code of {self._path!r} writes out must be {whole} or a "
+                    f"multiple of it, but the call {name!r} got {given}; run it as when it was "
+                    "compressed"
+                )
         return given // whole * now
 
 
@@ -259,8 +258,8 @@ def _blank(kind: type[nn.Module]) -> nn.Module:
     return module
 
 
-def _attached(module: nn.Module, path: str, right: set[tuple[str, int]] | None) -> _Resizer:
-    resizer = _Resizer(path, right)
+def _attached(module: nn.Module, path: str) -> _Resizer:
+    resizer = _Resizer(path)
     if not isinstance(module, _Resized):
         module.__class__ = _resized(type(module))  # type: ignore[arg-type]  # as above
         module._resizers = []  # type: ignore[assignment]  # a plain attribute

@@ -21,6 +21,7 @@ class SizedCall:
         sizes: as given; `INFERRED` where the operator works one out.
         run: the call with other sizes in their place.
         whole: whether the sizes are all those of one tensor, not of parts of one.
+        exported: whether graphs write the sizes out; the shapes of parameters say others.
         parts: of the operator's output: which tensor and dimension each size is of, and into how
             many equal parts it divides that dimension, None where it is the dimension's size.
     """
@@ -29,6 +30,7 @@ class SizedCall:
     run: Callable[[Sequence[int]], Any]
     parts: Callable[[Any], list[tuple[Tensor, int, int | None]]]
     whole: bool = True
+    exported: bool = True
 
 
 def read_call(func: Any, args: Any, kwargs: Mapping[str, Any]) -> SizedCall | None:
@@ -120,7 +122,7 @@ def _normalised(func: Any, args: Any, kwargs: Mapping[str, Any]) -> SizedCall | 
         tuple(sizes),
         lambda new: func(args[0], tuple(new), *args[2:], **others),
         lambda out: [(out, out.dim() - len(sizes) + i, None) for i in range(len(sizes))],
-        whole=False,
+        exported=False,
     )
 
 

@@ -240,6 +240,9 @@ def _refresh(module: nn.Module) -> None:
             module.normalized_shape = tuple(module.weight.shape)
         case nn.PReLU():
             module.num_parameters = module.weight.shape[0]
+        case nn.MultiheadAttention():
+            reads = module.in_proj_weight if module._qkv_same_embed_dim else module.q_proj_weight
+            module.embed_dim = reads.shape[1]
         case nn.Embedding():
             module.num_embeddings, module.embedding_dim = module.weight.shape
         case _:
