@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import torch
 from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -214,15 +215,16 @@ class _Resizer:
 
     def _size(self, name: str, given: int, whole: int, now: int, derived: bool) -> int:
         """The size in place of a given one, which may hold the batch as a factor."""
-        if isinstance(given, int):
-            if given == now or (derived and (given < 1 or given % whole)):
-                return now
-            if given % whole:
-                raise ArchitectureError(
-                    f"a size that the code of {self._path!r} writes out must be {whole} or a "
-                    f"multiple of it, but the call {name!r} got {given}; run it as when it was "
-                    "compressed"
-                )
+        if isinstance(given, torch.SymInt):  # of a batch that a graph leaves open
+            return given // whole * now
+        value = int(given)  # under torch.jit.trace it is a tensor
+        if value == now or (derived and (value < 1 or value % whole)):
+            return now
+        if value % whole:
+            raise ArchitectureError(
+                f"a size that the code of {self._path!r} writes out must be {whole} or a multiple "
+                f"of it, but the call {name!r} got {value}; run it as when it was compressed"
+            )
         return given // whole * now
 
 
