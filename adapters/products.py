@@ -12,6 +12,10 @@ from adapters.elements import Weight, constant
 from adapters.follower import Follower
 from compressor.coupling import Role
 
+_COMPUTED = (
+    "a convolution computes its weights anew each time, as parametrisations do; what stays can be "
+    "folded first, with torch.nn.utils.parametrize.remove_parametrizations"
+)
 _SUMMED = "a product of activations sums over it"
 
 
@@ -87,7 +91,7 @@ def convolution(follower: Follower, args: Any, _: Any, out: Tensor) -> None:
     plain = weight is not None and weight.places.shape == weight.shape
     if weight is None or not plain or (transposed and groups > 1):
         for one in ids:
-            classes.keep(one, "the weights of a convolution are not a plain parameter")
+            classes.keep(one, _COMPUTED)
         return
     outputs, role = out.shape[1], Role.PRODUCED
     if groups == source.shape[1] == outputs and groups > 1:

@@ -234,6 +234,25 @@ def _pixel_shuffle(follower: Follower, args: Any, _: Any, out: Tensor) -> None:
     follower.note(out, [one[:, 0].reshape(1, -1, 1, 1) for one in blocks])
 
 
+def _pixel_unshuffle(follower: Follower, args: Any, _: Any, out: Tensor) -> None:
+    """Each channel becomes as many as a block has positions."""
+    ids = of_channels(follower, args[0], "its positions are mixed")
+    several = [one.repeat_interleave(args[1] ** 2) for one in ids]
+    follower.note(out, [one.reshape(1, -1, 1, 1) for one in several])
+
+
+def _glu(follower: Follower, args: Any, arguments: Mapping[str, Any], out: Tensor) -> None:
+    """The first half, element by element, by the sigmoid of the second."""
+    dim = arguments.get("dim", -1) % args[0].dim()
+    found = []
+    for factor in follower.factors(args[0]):
+        one, *others = factor.chunk(2, dim)
+        for other in others:
+            follower.classes.tie(one, other)
+        found.append(one)
+    follower.note(out, found)
+
+
 def _channel_shuffle(follower: Follower, args: Any, _: Any, out: Tensor) -> None:
     """Groups lose the same places, so that they stay of equal size."""
     ids = of_channels(follower, args[0], "its positions are mixed")
@@ -269,5 +288,7 @@ _RULES: Mapping[str, Rule] = {
     "channel_shuffle": _channel_shuffle,
     "native_channel_shuffle": _channel_shuffle,
     "pixel_shuffle": _pixel_shuffle,
+    "pixel_unshuffle": _pixel_unshuffle,
+    "glu": _glu,
     "embedding": _embedding,
 }

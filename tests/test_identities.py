@@ -106,6 +106,8 @@ def test_what_stands_or_falls_together(between, after, stem):
         (lambda x: x * x.cumsum(1), 16, "cumsum mixes its channels"),
         (lambda x: F.pad(x, (0, 0, 0, 0, 0, 4)), 20, ""),
         (lambda x: x.flip(1) + x, 16, ""),
+        (lambda x: F.glu(x, 1), 8, ""),
+        (lambda x: F.pixel_unshuffle(x, 2), 64, ""),
         (lambda x: x * x.argmax(1, keepdim=True), 16, "argmax mixes its channels"),
         (lambda x: x.sort(1).values, 16, "sort mixes its channels"),
         (lambda x: torch.zeros(1, 20, 16, 16).index_copy_(1, torch.arange(16), x), 20, "written"),

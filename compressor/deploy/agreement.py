@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from compressor.device.measure import Session, run_session
 from compressor.errors import CheckError, MeasureError
+from compressor.network.outputs import output_tensors
 
 # Single precision in another order of summation differs by 1e-7 to 1e-5 of the outputs' scale;
 # an operator that was translated wrongly, or a branch frozen at tracing, by 1e-2 and more.
@@ -52,7 +52,7 @@ def _difference(model: nn.Module, session: Session, inputs: tuple[Tensor, ...]) 
     tensors = tuple(t.detach().cpu() for t in inputs)
     try:
         with torch.no_grad():
-            expected = [t for t in tree_leaves(model(*tensors)) if isinstance(t, Tensor)]
+            expected = output_tensors(model(*tensors))
         found = run_session(session, [t.numpy() for t in tensors])
     except (MeasureError, RuntimeError, ValueError, TypeError) as error:
         sizes = [tuple(t.shape) for t in tensors]

@@ -31,6 +31,7 @@ from compressor.deploy.attention import FourDimensional
 from compressor.deploy.slicing import BaseGraph
 from compressor.device.measure import Session, Settings, create_session
 from compressor.errors import ExportError, MeasureError
+from compressor.network.outputs import make_known
 from compressor.network.structure import named_tensors
 from compressor.quiet import quiet
 
@@ -163,6 +164,7 @@ def _traced(
     dims = [{0: torch.export.Dim("batch")} if carries else {} for carries in batched(inputs)]
     try:
         with quiet(), torch.no_grad(), FourDimensional():
+            make_known(model(*inputs))
             program = torch.onnx.export(
                 model,
                 inputs,

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from compressor.cost import TensorSize, tensor_numel
 from compressor.errors import DataError
+from compressor.network.outputs import make_known
 from compressor.space import PRODUCT
 
 _aten = torch.ops.aten
@@ -89,7 +90,9 @@ def forward(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     """
     try:
         with torch.no_grad():
-            return model(*inputs)
+            output = model(*inputs)
+            make_known(output)
+            return output
     except Exception as error:
         shapes = ", ".join(str(list(t.shape)) for t in inputs)
         raise DataError(

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from compressor.cost import madds_table, params_table
 from compressor.errors import CompressorError, DataError
 from compressor.network.counting import Count, evaluating, forward, single, tracing
+from compressor.network.outputs import output_tensors
 from compressor.network.structure import masked, materialise
 from compressor.progress import Event, Progress, silent
 from compressor.space import Architecture, Choice, Frozen, SearchLayer, SearchSpace
@@ -180,7 +180,7 @@ class Probe:
         inputs = single(example)
         # As an adapter saw it: how torch shapes a product depends on who asks for gradients.
         with tracing() as tracer:
-            outputs = _tensors(forward(copied, inputs))
+            outputs = output_tensors(forward(copied, inputs))
         counted = tracer.count(copied)
         return cls(copied.requires_grad_(False), inputs, outputs, counted)
 
@@ -196,7 +196,7 @@ class Probe:
         doubled = copy.deepcopy(self.model).double()
         try:
             with _Casts() as casts:
-                outputs = _tensors(forward(doubled, inputs))
+                outputs = output_tensors(forward(doubled, inputs))
         except DataError:
             return None  # the network casts to float32 itself; the first probe decides alone
         if casts.found:
@@ -210,7 +210,7 @@ class Probe:
             torch.cat([t, t]) if t.dim() and t.shape[0] == batch else t for t in self.example
         )
         try:
-            outputs = _tensors(forward(self.model, inputs))
+            outputs = output_tensors(forward(self.model, inputs))
         except DataError:
             return None
         return replace(self, example=inputs, outputs=outputs, doubles=False, counts=False)
@@ -251,9 +251,9 @@ class Probe:
         try:
             small = materialise(self.model, space, architecture, share=True)
             with tracing() as tracer, evaluating(small):
-                got = _tensors(forward(small, self.example))
+                got = output_tensors(forward(small, self.example))
             with masked(self.model, space, architecture):
-                want = _tensors(forward(self.model, self.example))
+                want = output_tensors(forward(self.model, self.example))
         except BROKEN as error:
             return f"the pruned network fails: {_short(error)}"
         difference = _difference(got, want, self.outputs, need_effect, of_effect)
@@ -331,10 +331,6 @@ def _distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
         float((x.double() - y.double()).abs().max()) for x, y in zip(a, b, strict=True) if x.numel()
     ]
     return float("nan") if any(map(math.isnan, gaps)) else max(gaps, default=0.0)
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
 
 
 def tell_channels_apart(model: nn.Module) -> None:

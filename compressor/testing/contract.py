@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from compressor.cost import SizeTable, madds_table, params_table
@@ -17,6 +16,7 @@ from compressor.deploy.export import export_onnx
 from compressor.network.adapter import Adapter
 from compressor.network.counting import count
 from compressor.network.data import tensors_hash
+from compressor.network.outputs import output_tensors
 from compressor.network.structure import mask, masked, materialise
 from compressor.network.verify import tell_channels_apart, verify_space
 from compressor.space import Architecture, SearchSpace
@@ -184,7 +184,7 @@ def _single_choices(space: SearchSpace, most: int | None) -> Iterator[Architectu
 
 def _run(model: nn.Module, example: tuple[Tensor, ...]) -> list[Tensor]:
     with torch.no_grad():
-        return [t for t in tree_leaves(model(*example)) if isinstance(t, Tensor)]
+        return output_tensors(model(*example))
 
 
 def _flops(model: nn.Module, example: tuple[Tensor, ...]) -> int:
