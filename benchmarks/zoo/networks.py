@@ -14,7 +14,7 @@ from tests.vision import torchvision
 
 _SMALLEST = Path(__file__).with_name("timm.txt")  # of every family, see benchmarks.zoo.families
 MOST = 90_000_000  # parameters
-_SIDES = {"inception_v3": 299}
+_SIDES = {"inception_v3": 299, "ssd300_vgg16": 300}
 
 
 def names(patterns: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from compressor.errors import ArchitectureError, RunError
 from compressor.files import write_atomic, write_text
+from compressor.network.folding import folded
 from compressor.network.structure import materialise
 from compressor.space import Architecture, SearchSpace
 
@@ -54,7 +55,7 @@ def load(run: Path | str, model: nn.Module) -> nn.Module:
     folder = Path(run)
     space, architecture = read_architecture(folder)
     try:
-        small = materialise(model, space, architecture)
+        small = materialise(folded(model), space, architecture)
         _fill(small, load_file(folder / WEIGHTS))
     except (
         ArchitectureError, SafetensorError, RuntimeError, IndexError, ValueError, OSError,

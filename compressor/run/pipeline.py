@@ -18,6 +18,7 @@ from compressor.device.local import LOCAL
 from compressor.errors import DeviceError
 from compressor.files import JOURNAL, run_folder
 from compressor.network.data import Batches, as_inputs, batches_hash, device_of, on, tensors_hash
+from compressor.network.folding import folded
 from compressor.network.opinion import thop_madds
 from compressor.progress import Event, Progress, silent
 from compressor.report.result import FrontierPoint, RunSummary
@@ -88,7 +89,8 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
     The same call with the same `out` resumes an interrupted run without repeating an evaluation.
 
     Args:
-        model: the pretrained network; not touched.
+        model: the pretrained network; not touched. Weights that it computes anew each time, as
+            `weight_norm` does, are plain ones in what comes out.
         example_input: a tensor `[N, …]` or a tuple of tensors that the network accepts.
         budget: `"madds=50%"`, `"madds=150M, params=2M"`, a range as `"latency=3ms..4ms"`, or
             several such texts; all hold together. Needed unless there is a `frontier`.
@@ -140,6 +142,7 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
         dict(origin or {}), parse_device(device) if isinstance(device, str) else device,
         int8, None if latency_folder is None else Path(latency_folder), keep,
     )  # fmt: skip
+    model = folded(model)
     request = make_request(
         model, example_input, (budget, frontier), calibration, validation, training, score, options
     )
@@ -180,6 +183,7 @@ def inspect(
         DataError: the model does not run on the example.
         UsageError: there is no such adapter.
     """
+    model = folded(model)
     example = on(device_of(model), as_inputs(example_input))
     reading = read_network(model, example, adapter, progress)
     return describe(reading, thop_madds(model, example))
