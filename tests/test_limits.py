@@ -1,85 +1,73 @@
-"""Limits on reading a network: what passes them is ended, with the reason."""
+"""Budgets in numbers."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import time
-from typing import Any
+from dataclasses import replace
 
 import pytest
-import torch
-from torch import Tensor, nn
 
-from adapters import generic
-from adapters.generic import GenericAdapter
-from adapters.identities import follow
-from adapters.limits import Limits, within
-from compressor.errors import AdapterError
+from compressor.budget import parse_budgets
+from compressor.errors import BudgetError
+from compressor.limits import resolve_budgets
+from compressor.space import Architecture
 
 
-def test_code_that_never_returns_is_ended() -> None:
-    def endless() -> None:
-        while True:
-            with contextlib.suppress(Exception):  # as foreign code may
-                time.sleep(0.001)
+class Cost:
+    def __init__(self, unit: str, whole: float) -> None:
+        self.unit, self.monotone, self.whole = unit, unit != "latency", whole
 
-    with pytest.raises(AdapterError, match=r"longer than 0\.3 s"):
-        within(Limits(seconds=0.3), endless)
+    def __call__(self, architecture: Architecture) -> float:
+        return self.whole * sum(architecture) / 4
 
 
-def test_code_that_takes_too_much_memory_is_ended() -> None:
-    def growing() -> None:
-        held = []
-        while True:
-            held.append(bytearray(8 << 20))
-            time.sleep(0.02)
-
-    with pytest.raises(AdapterError, match="more than 64 MiB"):
-        within(Limits(memory=64 << 20), growing)
+COSTS = {u: Cost(u, w) for u, w in (("madds", 1000.0), ("params", 400.0), ("latency", 8.0))}
 
 
-def test_code_within_the_limits_returns_and_raises_as_it_does_alone() -> None:
-    assert within(Limits(), lambda: 3) == 3
-    with pytest.raises(ZeroDivisionError):
-        within(Limits(), lambda: 1 // 0)
+def limits(text: str) -> list[float]:
+    return [b.high for b in resolve_budgets(parse_budgets(text), COSTS, (2, 2))]
 
 
-def test_nothing_is_raised_after_the_call_is_over() -> None:
-    assert within(Limits(seconds=0.1), lambda: "done") == "done"
-    time.sleep(0.5)  # beyond the limit
+def test_relative_and_absolute() -> None:
+    assert limits("madds=50%") == [500]
+    assert limits("madds=600, params=25%") == [600, 100]
+    assert limits("latency=4ms") == [4]
 
 
-def test_limits_pass_by_their_clock() -> None:
-    ticks = itertools.count(0.0, 1.0)
-    watch = Limits(seconds=2.5).watch(lambda: next(ticks))
-    assert [bool(watch.reason()) for _ in range(4)] == [False, False, True, True]
+def test_measured_costs_are_aimed_below_the_limit() -> None:
+    madds, latency = resolve_budgets(parse_budgets("madds=50%, latency=50%"), COSTS, (2, 2))
+    assert madds.limit().high == 500
+    assert latency.high == 4
+    assert 3.7 < latency.limit().high < 4
 
 
-class _Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.last = nn.Conv2d(3, 16, 7, padding=3), nn.Conv2d(16, 4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.last(self.first(x).relu())
-        return out
+def test_a_budget_that_is_already_met() -> None:
+    with pytest.raises(BudgetError, match=r"already meets.*madds 1K \(budget 2K\).*ask for less"):
+        limits("madds=2K")
+    # one of two that asks for something is enough
+    assert limits("madds=2K, params=50%") == [2000, 200]
 
 
-def test_a_network_that_takes_too_long_to_follow_is_told_so() -> None:
-    with pytest.raises(AdapterError, match="longer than 0 s"):
-        follow(_Net(), (torch.randn(1, 3, 16, 16),), Limits(seconds=0.0))
+def test_both_ends_of_a_range() -> None:
+    madds, latency = resolve_budgets(
+        parse_budgets("madds=40%..50%, latency=2ms..2.08ms"), COSTS, (2, 2)
+    )
+    assert (madds.low, madds.high) == pytest.approx((400, 500))
+    assert (madds.limit().low, madds.limit().high) == (madds.low, madds.high)
+    # aimed off both ends of what is measured, and never past the middle
+    limit = latency.limit()
+    assert limit.low is not None
+    assert (latency.low, latency.high) == (2, 2.08)
+    assert 2 < limit.low < limit.high < 2.08
+    assert latency.holds(2.08)
+    assert not latency.holds(1.99)
 
 
-def test_kernels_remain_choices_where_no_graph_can_be_built_in_time(monkeypatch: Any) -> None:
-    monkeypatch.setattr(generic, "read_groups", lambda *_: within(Limits(0.0), _endless))
-    adapter = GenericAdapter(limits=Limits(seconds=0.0))
-    space = adapter.read(_Net().eval(), (torch.randn(1, 3, 16, 16),))
-    assert [str(c) for layer in space.layers for c in layer.choices] == ["k3", "k5", "k7"]
-    (frozen,) = (f for f in space.frozen if f.name == "all channels")
-    assert frozen.reason.count("longer than 0 s") == 2
+def test_an_original_below_a_range_does_not_meet_it() -> None:
+    (madds,) = resolve_budgets(parse_budgets("madds=2K..3K"), COSTS, (2, 2))
+    assert not madds.holds(madds.original)
 
 
-def _endless() -> None:
-    while True:
-        time.sleep(0.001)
+def test_a_measured_cost_stays_off_the_end_by_what_days_may_differ():
+    (alone,) = resolve_budgets(parse_budgets("latency=4ms"), COSTS, (2, 2))
+    assert alone.guarded == pytest.approx(3.92)
+    assert replace(alone, low=3.9).guarded == pytest.approx(3.975)
