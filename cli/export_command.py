@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -31,7 +32,8 @@ def command(
 ) -> None:
     """Write the ONNX file of RUN again and verify it.
 
-    The network is built by the run's own target; give TARGET where that has moved.
+    The network is built by TARGET; without, by the run's own where that is torchvision:NAME or
+    timm:NAME. A Python target is code, so a run cannot choose it.
     """
     text, data = origin(RunSummary.read(run), run, target)
     found = resolve_target(text, data, needs_data=data is not None or not _is_zoo(text))
@@ -53,14 +55,20 @@ def command(
 def origin(summary: RunSummary, run: Path, target: str | None) -> tuple[str, str | None]:
     """Target and data of a run; a given target comes before the run's own."""
     settings = summary.settings
-    text = target or settings.get("target")
-    if not text:
+    text, named = target, str(settings.get("target") or "")
+    if text is None and not named:
         raise RunError(
             f"the run {str(run)!r} was started by a Python program and names no target; give it: "
             f"compressor export {run} TARGET"
         )
+    if text is None and not _is_zoo(named):
+        raise RunError(
+            f"a Python target is executed, and a run may be someone else's: the run {str(run)!r} "
+            f"names the target {named!r:.200}; if it is yours, give it: "
+            f"{shlex.join(['compressor', 'export', str(run), named])[:400]}"
+        )
     data = settings.get("data")
-    return str(text), str(data) if data and _is_zoo(str(text)) else None
+    return text or named, str(data) if data and _is_zoo(text or named) else None
 
 
 def _is_zoo(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ except ImportError as error:  # pragma: no cover - the tests' environment has it
 Transform: TypeAlias = Callable[[Image.Image], Tensor]
 CALIBRATION_IMAGES = 256
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+_MOST_PIXELS, _LONGEST = 1 << 26, 100
 _LAYOUT = "imagefolder:DIR holds DIR/<class>/*.jpg (or .png, .webp, .bmp)"
 
 
@@ -51,9 +53,12 @@ class ImageBatches:
 
     def _read(self, path: Path) -> Tensor:
         try:
-            with Image.open(path) as image:
-                return self.transform(image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of sizes, which are checked here
+                with Image.open(path) as image:
+                    _require_size(image)
+                    return self.transform(image.convert("RGB"))
+        except Exception as error:  # each format has its own errors
             raise DataError(
                 f"an image must be readable, but {str(path)!r} is not: {error}"
             ) from error
@@ -171,7 +176,17 @@ def _root(data: str) -> Path:
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES)
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and p.is_file())
+
+
+def _require_size(image: Image.Image) -> None:
+    """A small file can hold an image that does not fit into memory, or would not once resized."""
+    short, long = sorted(image.size)
+    if not 0 < short * long <= _MOST_PIXELS or long > _LONGEST * short:
+        raise ValueError(
+            f"it has {image.width} x {image.height} pixels; at most {_MOST_PIXELS:,} are read, and "
+            f"sides of at most 1 to {_LONGEST}"
+        )
 
 
 def _plain(name: str) -> str:

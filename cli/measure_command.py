@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from cli.output import console, print_json
 from cli.tables import latency_table, noise_note, profile_tables
 from compressor.device.devices import parse_device
 from compressor.device.job import OPTIMISATIONS, Job, Settings
-from compressor.device.local import LOCAL
+from compressor.device.local import LOCAL, LocalDevice
 from compressor.device.measure import Measured, measure_fully
 from compressor.device.profile import Profile
 from compressor.device.profiling import profile_models
@@ -77,6 +77,13 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     metavar="FILE.svg",
     help="Also draw where the time goes, the first model beside the others.",
 )
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=600.0,
+    show_default=True,
+    help="Seconds that a model may take to be loaded and run once here, in a process of its own.",
+)
 @options.device
 @options.as_json
 def command(  # noqa: PLR0913  (the options)
@@ -90,6 +97,7 @@ def command(  # noqa: PLR0913  (the options)
     memory: bool,
     profile: bool,
     picture: Path | None,
+    timeout: float,
     device: str,
     as_json: bool,
     **how: Any,
@@ -100,7 +108,10 @@ def command(  # noqa: PLR0913  (the options)
     job = Job(files, settings, batch, parse_shapes(shapes), memory=memory)
     profiled = profile or picture is not None
     _require_profiled(len(files), picture, device if profiled else LOCAL)
-    found = measure_fully(job, parse_device(device))
+    where = parse_device(device)
+    if isinstance(where, LocalDevice):
+        where = replace(where, trial=timeout)
+    found = measure_fully(job, where)
     profiles = _profiles(job) if profiled else {}
     if picture is not None:
         write_profile_picture({Path(name).name: p for name, p in profiles.items()}, picture)

@@ -10,8 +10,12 @@ result.model, result.frontier, result.onnx_path
 ```
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# As in compressor.device.agent, which is not always the first to import ONNX Runtime.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from compressor.deploy.artefacts import load

@@ -29,6 +29,8 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
         os.close(handle)
         temporary = Path(name)
         write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # else the name may be on the disk before the content
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+# What every reader of a number can hold; NaN is within neither.
+_MOST = {bool: 1, int: 2**63 - 1, float: sys.float_info.max}
 
 
 def encode(value: object) -> Any:
@@ -31,7 +34,8 @@ def decode(kind: type[T], data: object, path: str = "") -> T:
     """Inverse of `encode` for a dataclass; unknown keys are passed over.
 
     Raises:
-        ValueError: a key is missing or holds another type; the message names its path.
+        ValueError: a key is missing or holds another type, or a number is not finite or takes
+            more than 64 bits; the message names its path.
     """
     return cast(T, _decode(kind, data, path))
 
@@ -82,6 +86,9 @@ def _decode_union(kinds: tuple[Any, ...], data: object, path: str) -> object:
 
 
 def _decode_scalar(kind: Any, data: object, path: str) -> object:
+    if isinstance(data, int | float) and not abs(data) <= _MOST[type(data)]:
+        shown = "too large" if isinstance(data, float) else f"beyond ±{_MOST[int]}"
+        raise ValueError(f"{path or 'the whole'!r} must be a number of 64 bits, but is {shown}")
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
     # `True` is an `int` to Python, but no number to a reader of the file

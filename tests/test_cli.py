@@ -296,7 +296,7 @@ def test_a_network_without_search_layers_is_shown() -> None:
     assert "thop failed" in console.export_text()
 
 
-def test_export_uses_the_runs_own_target(
+def test_export_executes_no_target_that_only_the_run_names(
     net: Path, tmp_path: Path, asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, Any] = {}
@@ -308,7 +308,11 @@ def test_export_uses_the_runs_own_target(
     monkeypatch.setattr(pipeline, "export_run", export_run)
     run = tmp_path / "run"
     call("compress", net, "--budget", "madds=50%", "--out", run)
-    result = call("export", run, "--opset", 18, "--static-batch")
+    refused = call("export", run, "--opset", 18)
+    assert (refused.exit_code, "hello" in refused.output) == (2, False)
+    assert f"compressor export {run} {net}" in refused.stderr
+    assert not seen
+    result = call("export", run, net, "--opset", 18, "--static-batch")
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == str(run / "model.onnx")
     assert (seen["run"], seen["opset"], seen["dynamic_batch"]) == (run, 18, False)
@@ -323,7 +327,10 @@ def test_export_of_a_programs_run_asks_for_the_target(tmp_path: Path) -> None:
             RunSummary(summary.base, summary.best, (0,), {}, (), (), 1, 0, 1.0), run, None
         )
     assert export_command.origin(summary, run, "other.py") == ("other.py", None)
-    assert export_command.origin(summary, run, None) == ("net.py", None)
+    with pytest.raises(UsageError, match=r"names the target 'net\.py'; if it is yours"):
+        export_command.origin(summary, run, None)
+    zoo = replace(summary, settings={"target": "timm:resnet18", "data": "imagefolder:/x"})
+    assert export_command.origin(zoo, run, None) == ("timm:resnet18", "imagefolder:/x")
 
 
 @pytest.mark.parametrize("words", [("export",), ("report",)])

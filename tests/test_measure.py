@@ -317,7 +317,7 @@ def test_peak_memory_is_that_of_the_model_alone(tmp_path):
 
 def test_memory_that_cannot_be_measured_is_an_error(monkeypatch):
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    with pytest.raises(MeasureError, match=r"'m': its peak memory .*exit status 1"):
+    with pytest.raises(MeasureError, match=r"'m': it cannot be loaded and run once: exit status 1"):
         measure({"m": doubling([2])}, QUICK, memory=True)
 
 

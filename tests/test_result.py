@@ -175,11 +175,11 @@ def test_a_budget_knows_whether_it_is_met() -> None:
 @given(
     st.builds(
         Figures,
-        st.integers(0),
-        st.integers(0),
+        st.integers(0, 2**63 - 1),
+        st.integers(0, 2**63 - 1),
         st.none() | st.floats(allow_nan=False, allow_infinity=False),
         st.none() | st.floats(0, 1e9),
-        st.none() | st.integers(0),
+        st.none() | st.integers(0, 2**63 - 1),
     )
 )
 def test_encoding_loses_nothing(figures: Figures) -> None:

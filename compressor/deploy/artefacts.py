@@ -11,8 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from compressor.deploy.fitting import require_fit
 from compressor.errors import ArchitectureError, RunError
 from compressor.files import write_atomic, write_text
+from compressor.foreign import read_json
 from compressor.network.folding import folded
 from compressor.network.structure import materialise
 from compressor.space import Architecture, SearchSpace
@@ -20,6 +22,7 @@ from compressor.space import Architecture, SearchSpace
 WEIGHTS = "model.safetensors"
 ARCHITECTURE = "architecture.json"
 _SCHEMA = 1
+_HEADER = 32 << 20  # bytes, far above what names and shapes take
 
 
 def save(run: Path, model: nn.Module, space: SearchSpace, architecture: Architecture) -> None:
@@ -55,10 +58,13 @@ def load(run: Path | str, model: nn.Module) -> nn.Module:
     folder = Path(run)
     space, architecture = read_architecture(folder)
     try:
-        small = materialise(folded(model), space, architecture)
-        _fill(small, load_file(folder / WEIGHTS))
+        whole = folded(model)
+        require_fit(space, whole)
+        small = materialise(whole, space, architecture)
+        _fill(small, _read_weights(folder / WEIGHTS, small))
     except (
         ArchitectureError, SafetensorError, RuntimeError, IndexError, ValueError, OSError,
+        OverflowError, TypeError, KeyError,
     ) as error:  # fmt: skip
         raise RunError(
             f"the run {str(folder)!r} does not fit this {type(model).__name__}: "
@@ -75,7 +81,7 @@ def read_architecture(run: Path) -> tuple[SearchSpace, Architecture]:
     """
     path = run / ARCHITECTURE
     try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        data: Any = read_json(path)
         if data["schema"] != _SCHEMA:
             raise RunError(
                 f"{ARCHITECTURE} must have schema {_SCHEMA}, but {str(path)!r} has "
@@ -89,7 +95,7 @@ def read_architecture(run: Path) -> tuple[SearchSpace, Architecture]:
             f"{str(run)!r} holds no {ARCHITECTURE}; give the --out directory of a finished run"
         ) from error
     except (
-        OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, ArchitectureError,
+        OSError, ValueError, KeyError, TypeError, OverflowError, ArchitectureError,
     ) as error:  # fmt: skip
         raise RunError(f"{str(path)!r} cannot be read: {_first_line(error)}") from error
     return space, architecture
@@ -104,6 +110,17 @@ def _save_weights(model: nn.Module, path: Path) -> None:
         save_file(values, path)
     except SafetensorError as error:  # how a full disk shows itself here
         raise OSError(str(error)) from error
+
+
+def _read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ArchitectureError(f"{path.name} is no plain file")
+    needed = sum(t.numel() * t.element_size() for t in _unique_tensors(model).values())
+    if path.exists() and path.stat().st_size > needed + _HEADER:
+        raise ArchitectureError(
+            f"{path.name} holds {path.stat().st_size:,} bytes, but the model takes {needed:,}"
+        )
+    return dict(load_file(path))
 
 
 def _unique_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -125,6 +142,11 @@ def _fill(model: nn.Module, values: dict[str, Tensor]) -> None:
             raise ArchitectureError(
                 f"the tensor {name!r} is {list(values[name].shape)} in the run, but "
                 f"{list(tensor.shape)} in the model"
+            )
+        if tensor.dtype != values[name].dtype:
+            raise ArchitectureError(
+                f"the tensor {name!r} is {values[name].dtype} in the run, but {tensor.dtype} in "
+                "the model"
             )
     with torch.no_grad():
         for name, tensor in tensors.items():

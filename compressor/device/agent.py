@@ -22,6 +22,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Callable, Iterator, Sequence  # noqa: UP035  (Python 3.8)
 
+# ONNX Runtime 1.31 notes the machine, the program and each session in ~/.cache, and sends that to
+# its maker. Whoever wants that sets the variable to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 _missing = ""
 try:
     import numpy as np
@@ -192,6 +196,19 @@ def _peak_so_far() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def _bound_memory() -> None:
+    """No more than what is free: a few bytes of a graph can ask for more than any machine has."""
+    free = re.search(r"^MemAvailable:\s*(\d+) kB$", _text("/proc/meminfo"), re.MULTILINE)
+    own = re.search(r"^VmSize:\s*(\d+) kB$", _text("/proc/self/status"), re.MULTILINE)
+    if free and own:
+        import resource  # noqa: PLC0415  (not everywhere)
+
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        most = (int(free[1]) + int(own[1])) * 1024
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+
+
 def _memory_of(model: str, index: int, job: dict[str, Any]) -> int:
     """Largest resident memory in bytes, less the largest before the model was loaded."""
     with contextlib.suppress(OSError):  # Linux, where allowed: imports may have had a higher peak
@@ -252,10 +269,14 @@ def _random(port: Any, rng: Any, batch: int, shape: Sequence[int] | None) -> Any
     if dtype not in _TYPES:
         raise AgentError("model", f"input {port.name!r} of type {port.type} cannot be made up")
     sizes = tuple(shape) if shape is not None else _sizes(port, batch)
-    if dtype.startswith("float"):  # made as small as can be: they count in the peak memory
-        made = rng.standard_normal(sizes, dtype="float64" if dtype == "float64" else "float32")
-        return made.astype(dtype, copy=False)
-    return rng.integers(0, 2, sizes, dtype=dtype)
+    try:
+        if dtype.startswith("float"):  # made as small as can be: they count in the peak memory
+            made = rng.standard_normal(sizes, dtype="float64" if dtype == "float64" else "float32")
+            return made.astype(dtype, copy=False)
+        return rng.integers(0, 2, sizes, dtype=dtype)
+    except (MemoryError, ValueError, OverflowError) as error:
+        rule = f"an input must fit into memory, but {port.name!r} has the shape {list(sizes)}"
+        raise AgentError("model", rule) from error
 
 
 def _sizes(port: Any, batch: int) -> tuple[int, ...]:
@@ -292,6 +313,7 @@ def main(arguments: Sequence[str]) -> None:
     """Does the job of the folder and prints its answer."""
     folder, index = arguments[0], int(arguments[1]) if len(arguments) > 1 else None
     job = json.loads(Path(folder, "job.json").read_text(encoding="utf-8"))
+    _bound_memory()
     try:
         answer = _answer(folder, job, index)
     except AgentError as error:

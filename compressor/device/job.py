@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from compressor.device.timing import Schedule
 from compressor.errors import CompressorError, DeviceError, MeasureError, UsageError
+from compressor.foreign import parse_json
 
 OPTIMISATIONS = ("disabled", "basic", "extended", "all")
 _KINDS: Mapping[str, type[CompressorError]] = {
@@ -152,8 +153,8 @@ def answers(output: str, mark: str) -> list[dict[str, Any]]:
     for line in output.splitlines():
         if line.startswith(mark):
             try:
-                answer = json.loads(line[len(mark) :])
-            except (ValueError, RecursionError) as error:
+                answer = parse_json(line[len(mark) :])
+            except ValueError as error:
                 raise DeviceError(f"an answer must be JSON, but got {line:.{_SHOWN}}") from error
             if not isinstance(answer, dict):
                 raise DeviceError(f"an answer must be an object, but got {line:.{_SHOWN}}")
@@ -179,7 +180,7 @@ def readings(job: Job, found: Sequence[Mapping[str, Any]]) -> Readings:
         memory = [int(answer["peak"]) for answer in found[1:]]
         about = {key: str(found[0][key]) for key in ("runtime", "processor")}
         by_name = dict(zip(names, turns, strict=True))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DeviceError(f"an answer of another form came: {error!r:.{_SHOWN}}") from error
     if any(len({t.shape for t in turns}) > 1 or not _times(t) for t in turns):
         raise DeviceError("times must be finite, and as many for each model, but they are not")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -27,9 +28,13 @@ class LocalDevice:
 
     Attributes:
         clock: seconds from any beginning.
+        trial: seconds that each model may take to be loaded and run once in a process of its own,
+            before it is in this one; None takes it without. For models of others: what asks for
+            endless time or memory, or makes ONNX Runtime crash, is then an error.
     """
 
     clock: Callable[[], float] = time.perf_counter
+    trial: float | None = None
 
     @property
     def name(self) -> str:
@@ -47,6 +52,7 @@ class LocalDevice:
             MeasureError: a model is missing, cannot be loaded or fails to run; it is named.
             UsageError: the settings are not possible here.
         """
+        tried = {} if self.trial is None else _memory(job, self.trial)
         names = list(job.models)
         models = [m if isinstance(m, bytes) else str(m) for m in job.models.values()]
         try:
@@ -55,12 +61,12 @@ class LocalDevice:
             raise failure(vars(error), names) from error
         about = agent.facts()
         arrays = {n: np.asarray(t, dtype=np.float64) for n, t in zip(names, turns, strict=True)}
-        memory = _memory(job) if job.memory else {}
+        memory = (tried or _memory(job)) if job.memory else {}
         return Readings(arrays, about["runtime"], about["processor"], memory)
 
 
-def _memory(job: Job) -> dict[str, int]:
-    """Peak memory of each model in bytes, in a fresh process each."""
+def _memory(job: Job, limit: float | None = None) -> dict[str, int]:
+    """Peak memory of each model in bytes, in a fresh process each, which may take so long."""
     mark = new_mark()
     with tempfile.TemporaryDirectory() as scratch:
         # Beside its own code, not in this package: its modules have names of Python's own.
@@ -70,7 +76,8 @@ def _memory(job: Job) -> dict[str, int]:
         ]
         Path(scratch, "job.json").write_text(json.dumps(job.to_json(mark, files)))
         return {
-            name: _peak(scratch, i, list(job.models), mark) for i, name in enumerate(job.models)
+            name: _peak(scratch, i, list(job.models), (mark, limit))
+            for i, name in enumerate(job.models)
         }
 
 
@@ -82,14 +89,25 @@ def _file(model: Path | bytes, place: Path) -> str:
     return str(place)
 
 
-def _peak(scratch: str, index: int, names: list[str], mark: str) -> int:
+def _peak(scratch: str, index: int, names: list[str], how: tuple[str, float | None]) -> int:
     command = [sys.executable, str(Path(scratch, "agent.py")), scratch, str(index)]
-    done = subprocess.run(  # noqa: S603  (our own program)
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+    mark, limit = how
+    try:
+        done = subprocess.run(  # noqa: S603  (our own program)
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            check=False, timeout=limit, env={**os.environ, "TMPDIR": scratch},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise MeasureError(
+            f"model {names[index]!r}: loading it and running it once must end within {limit:g} s, "
+            "but did not; allow more with --timeout"
+        ) from error
     for answer in answers(done.stdout, mark):
         if "error" in answer:
             raise failure(answer["error"], names)
         return int(answer["peak"])
-    reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-    raise MeasureError(f"model {names[index]!r}: its peak memory cannot be measured: {reason}")
+    if done.returncode < 0:
+        reason = f"the program was ended by signal {-done.returncode}"
+    else:
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+    raise MeasureError(f"model {names[index]!r}: it cannot be loaded and run once: {reason:.300}")

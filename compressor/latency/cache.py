@@ -7,7 +7,6 @@ not a table of positive numbers is refused. Knows no torch and no ONNX.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import platform
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from compressor.device import agent
 from compressor.device.measure import Settings
 from compressor.errors import RunError
 from compressor.files import write_json
+from compressor.foreign import read_json
 from compressor.plain import decode, encode
 
 _FORMAT = 2
@@ -93,12 +93,12 @@ def read_measured(folder: Path, machine: Machine) -> Measured | None:
     """
     path = folder / machine.file_name
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         found = decode(Measured, data)
         _check(found, machine)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(
             f"a file of measured latencies must hold positive times of parts, but {str(path)!r} "
             f"cannot be used: {error}; delete it, and the parts are measured again"

@@ -5,7 +5,6 @@ The file is documented in `docs/result.md`; `SCHEMA` grows whenever a key change
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from compressor.budget import parse_budget
 from compressor.errors import BudgetError, RunError
 from compressor.files import write_json
+from compressor.foreign import read_json
 from compressor.plain import decode, encode
 from compressor.report.result import Figures, RunSummary, Setting
 
@@ -101,9 +101,11 @@ class Overview:
         """
         path = run / FILE_NAME
         try:
-            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, RecursionError, BudgetError) as error:
+            overview = cls.from_json(read_json(path))
+            _require_folders(run, overview)
+        except (OSError, ValueError, BudgetError) as error:
             raise RunError(f"{str(path)!r} cannot be read: {error}") from error
+        return overview
 
     @classmethod
     def from_json(cls, data: object) -> Overview:
@@ -119,3 +121,10 @@ class Overview:
         if not overview.rows:
             raise ValueError("a frontier holds networks, but got none")
         return overview
+
+
+def _require_folders(run: Path, overview: Overview) -> None:
+    """What is written for a network must not follow a link out of the run."""
+    for row in overview.rows:
+        if (run / row.folder).is_symlink():
+            raise ValueError(f"a network's folder lies in the run, but {row.folder!r} is a link")

@@ -5,16 +5,16 @@ The file is documented in `docs/result.md`; `SCHEMA` grows whenever a key change
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from compressor.budget import format_cost
+from compressor.budget import UNITS, format_cost
 from compressor.device.profile import Profile
 from compressor.errors import RunError
 from compressor.files import write_json
+from compressor.foreign import read_json
 from compressor.plain import decode, encode
 from compressor.space import Architecture, Choice, Frozen, SearchSpace
 
@@ -183,9 +183,13 @@ class RunSummary:
         if found != SCHEMA:
             raise RunError(f"a result of schema {SCHEMA} is needed, but got {found!r}")
         try:
-            return decode(cls, data)
+            summary = decode(cls, data)
         except ValueError as error:
             raise RunError(f"a result cannot be read: {error}") from error
+        for row in summary.budgets:
+            if row.unit not in UNITS:
+                raise RunError(f"a budget is of {', '.join(UNITS)}, but got {row.unit!r:.80}")
+        return summary
 
     def write(self, run: Path) -> Path:
         """Writes `result.json` into the run directory: the whole file or nothing.
@@ -204,7 +208,7 @@ class RunSummary:
         """
         path = run / FILE_NAME
         try:
-            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
+            return cls.from_json(read_json(path))
         except FileNotFoundError as error:
             raise RunError(
                 f"a finished run holds {FILE_NAME}, but there is none in {str(run)!r}; "

@@ -36,7 +36,7 @@ def deliver_all(
     """
     scratch = folder / _UNFINISHED
     try:
-        shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed here
+        _clear(scratch)  # of a run that was killed here
         delivered = []
         for each in found:
             own = each.budgets[0].budget
@@ -46,7 +46,7 @@ def deliver_all(
         overview = Overview.of(delivered)
         (folder / FILE_NAME).unlink(missing_ok=True)
         for name, _ in delivered:
-            shutil.rmtree(folder / name, ignore_errors=True)
+            _clear(folder / name)
             (scratch / name).rename(folder / name)
         write_overview(overview, folder / REPORT)
         overview.write(folder)
@@ -58,3 +58,10 @@ def deliver_all(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return [(folder / name, summary) for name, summary in delivered]
+
+
+def _clear(folder: Path) -> None:
+    """Removes a folder; of a link, which may lead out of the run, the link alone."""
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -12,12 +12,14 @@ import math
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from compressor.errors import RunError
 from compressor.files import JOURNAL
+from compressor.foreign import parse_json
+from compressor.search.journal_file import require_plain
 from compressor.search.outcome import Outcome, by_network
 from compressor.space import Architecture
 
@@ -34,6 +36,7 @@ _TABLES: Mapping[str, str] = {
     ),
 }
 _SETTINGS = "settings"
+_PATIENCE = 10.0  # seconds for another process to finish what it writes
 _NOTE = "note:"  # keeps the caller's keys apart from the settings
 
 
@@ -79,9 +82,10 @@ class Journal:
 
     @classmethod
     def _opened(cls, path: Path, settings: dict[str, Any] | None) -> Journal:
+        require_plain(path)
         with _reported(path):
             # autocommit: each statement is one transaction
-            connection = sqlite3.connect(path, isolation_level=None, timeout=10.0)
+            connection = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE)
         journal = cls(connection, path)
         try:
             journal._prepare(settings)
@@ -176,6 +180,7 @@ class Journal:
         self._write("INSERT OR REPLACE INTO notes VALUES (?, ?)", (_NOTE + key, json.dumps(value)))
 
     def _prepare(self, settings: dict[str, Any] | None) -> None:
+        self._write("PRAGMA trusted_schema = OFF")
         self._write("PRAGMA synchronous = FULL")
         found = self._tables()
         if not found and settings is not None:
@@ -230,11 +235,9 @@ class Journal:
             self._connection.execute(statement, values)
 
     def _json(self, text: object) -> Any:
-        try:
+        with suppress(ValueError):
             if isinstance(text, str):
-                return json.loads(text)
-        except (ValueError, RecursionError):
-            pass
+                return parse_json(text)
         raise self._broken(f"{text!r:.80} is not JSON")
 
     def _architecture(self, text: object) -> Architecture:
@@ -287,6 +290,13 @@ def _reported(path: Path) -> Iterator[None]:
     """Turns what SQLite raises on foreign, broken, locked and full files into `RunError`."""
     try:
         yield
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):
+            raise _unusable(path, error) from error
+        raise RunError(
+            f"one process at a time may use a journal, but {str(path)!r} is locked by another; "
+            "wait until it is done, end it, or give another --out"
+        ) from error
     except (
         sqlite3.Error,
         sqlite3.Warning,
@@ -294,7 +304,11 @@ def _reported(path: Path) -> Iterator[None]:
         OverflowError,
         MemoryError,
     ) as error:
-        raise RunError(
-            "a journal must be a readable and writable SQLite file of this program, but "
-            f"{str(path)!r} gives: {error}; check space and permissions, or give another --out"
-        ) from error
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: BaseException) -> RunError:
+    return RunError(
+        "a journal must be a readable and writable SQLite file of this program, but "
+        f"{str(path)!r} gives: {error}; check space and permissions, or give another --out"
+    )
