@@ -27,8 +27,10 @@ from compressor.run.deliveries import deliver_all
 from compressor.run.delivery import ONNX, Found, deliver
 from compressor.run.finding import find
 from compressor.run.reading import Inspection, Reading, describe, read_network, require_layers
+from compressor.run.recognition import code_hash, training_hash
 from compressor.run.request import Options, Request, Stopwatch, make_request
 from compressor.score.evaluate import Score, checked_score
+from compressor.score.judge import Judge
 from compressor.search.journal import Journal
 
 
@@ -253,6 +255,11 @@ def _fingerprint(request: Request, reading: Reading) -> dict[str, Any]:
         "refit": options.refit,
         "ranking": options.ranked_by,
     }
+    if not isinstance(request.score, Judge):
+        print_["score code"] = code_hash(request.score)
+    if options.score_epochs:
+        training = request.calibration if request.training is None else request.training
+        print_["training data"] = training_hash(training)
     if request.validation is not None:
         print_["validation data"] = batches_hash(request.validation)
     if request.frontier:

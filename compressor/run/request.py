@@ -22,12 +22,11 @@ from compressor.network.data import (
     as_inputs,
     device_of,
     divided,
-    keep,
     on,
     split,
-    steady,
 )
 from compressor.network.layout import LaidOut, suits
+from compressor.network.passes import require_finite, watched
 from compressor.refit.ranking import check_ranking
 from compressor.score.evaluate import Score
 from compressor.score.finetune import KEEP
@@ -156,12 +155,13 @@ def make_request(
             "a frontier needs an evaluation for each of its budgets, but got "
             f"{len(frontier)} budgets and {options.evaluations} evaluations; allow more evaluations"
         )
-    calibrating = keep(steady(calibration), "calibration data")
+    require_finite(model)
+    calibrating = watched(calibration, "calibration data")
     own = callable(score)
     if not own and validation is None:
         calibrating, validation = divided(calibrating)
-    judged_on = None if own else keep(steady(validation), "validation data")
-    kept = None if training is None else keep(training, "training data")
+    judged_on = None if own else watched(validation, "validation data")
+    kept = None if training is None else watched(training, "training data", same=False)
     first = _try_batch(model, example, calibrating)
     if suits(model, first):
         calibrating = LaidOut(calibrating)
