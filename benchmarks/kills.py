@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -171,35 +172,30 @@ def _recorded(out: Path) -> set[tuple[int, ...]]:
         return set(journal.outcomes())
 
 
-def trial(folder: Path, evaluations: int, whole: Come, took: float, rng: Random) -> Trial:
-    """One run, killed at least once unless the moment came too late, and ended."""
+def trial(folder: Path, evaluations: int, whole: Come, moments: Sequence[str]) -> Trial:
+    """One run, killed at these moments, unless they come too late, and then ended."""
     out, log = folder / "run", folder / "scored.txt"
-    kind = rng.choice(_KINDS)
-    recorded, repeated, kills = [], 0, 0
-    while True:
+    recorded, repeated = [], 0
+    for moment in (*moments, ""):
         known = _recorded(out)
         log.write_text("", encoding="ascii")
-        seconds = run(out, evaluations, log, _moment(kind, evaluations, took, rng, kills))
-        asked = {
-            tuple(json.loads(line)) for line in log.read_text(encoding="ascii").split("\n") if line
-        }
-        repeated += len(asked & known)
-        if seconds >= 0:
+        killed = run(out, evaluations, log, moment) < 0
+        lines = log.read_text(encoding="ascii").splitlines()
+        repeated += len({tuple(json.loads(line)) for line in lines} & known)
+        if not killed:
             break
-        kills += 1
         recorded.append(len(_recorded(out)))
-    return Trial(kind, kills, tuple(recorded), repeated, differences(whole, come(out)))
+    kind = moments[0].partition(" ")[0]
+    return Trial(kind, len(recorded), tuple(recorded), repeated, differences(whole, come(out)))
 
 
-def _moment(kind: str, evaluations: int, took: float, rng: Random, kills: int) -> str:
-    """When the next start is killed; empty where it is left alone, after some kills."""
-    if kills and rng.random() < 0.6:
-        return ""
+def moments(evaluations: int, took: float, rng: Random) -> list[str]:
+    """When a run is killed: once, or a few times."""
+    kind, times = rng.choice(_KINDS), rng.choice((1, 1, 2, 3))
+    latest = {"statement": 10 + evaluations, "rename": 6}
     if kind == "time":
-        return f"time {rng.uniform(0.3, 1.0) * took:.3f}"
-    if kind == "statement":
-        return f"statement {rng.randint(1, 10 + evaluations)}"
-    return f"rename {rng.randint(1, 6)}"
+        return [f"time {rng.uniform(0.3, 1.0) * took:.3f}" for _ in range(times)]
+    return [f"{kind} {rng.randint(1, latest[kind])}" for _ in range(times)]
 
 
 def main() -> int:
@@ -214,7 +210,8 @@ def main() -> int:
     if given.child is not None:
         child(given.child, given.evaluations)
         return 0
-    rng, trials = Random(given.seed), []  # noqa: S311
+    rng = Random(given.seed)  # noqa: S311
+    trials: list[Trial] = []
     with tempfile.TemporaryDirectory(prefix="kills-") as scratch:
         plain = Path(scratch) / "whole"
         run(plain, given.evaluations, Path(scratch) / "scored.txt")  # trains the network as well
@@ -225,7 +222,8 @@ def main() -> int:
         while sum(bool(t.kills) for t in trials) < given.kills:
             folder = Path(scratch) / str(len(trials))
             folder.mkdir()
-            trials.append(trial(folder, given.evaluations, come(plain), took, rng))
+            asked = moments(given.evaluations, took, rng)
+            trials.append(trial(folder, given.evaluations, come(plain), asked))
             print(trials[-1], file=sys.stderr, flush=True)
     killed = [t for t in trials if t.kills]
     survived = sum(t.survived for t in killed)

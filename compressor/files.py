@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 from compressor.errors import RunError
 
 JOURNAL = "journal.sqlite"
+# What a run that was killed while it wrote leaves: never under the name of a whole file.
+_LEFT = re.compile(r"\.[\w-]+(?:\.[\w-]+)*\.(?:json|onnx|safetensors|html)\.\w{8}", re.ASCII)
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:
@@ -69,6 +72,7 @@ def run_folder(out: Path) -> Iterator[Path]:
     made: list[Path] = []
     try:
         made += _make(out)
+        _remove_left(out)
         yield out
     finally:
         _remove_empty(made)
@@ -93,6 +97,13 @@ def _make(out: Path) -> list[Path]:
             "another --out"
         ) from error
     return made
+
+
+def _remove_left(out: Path) -> None:
+    for path in out.iterdir():
+        if _LEFT.fullmatch(path.name) and path.is_file():
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _remove_empty(folders: list[Path]) -> None:

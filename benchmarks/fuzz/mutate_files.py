@@ -236,15 +236,17 @@ def _bomb(model: onnx.ModelProto, rng: Random) -> None:
         model.graph.node.append(helper.make_node("ReduceSum", ["bomb"], ["bombed"]))
         model.graph.output.append(helper.make_tensor_value_info("bombed", TensorProto.FLOAT, None))
         return
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["go"], ["on"])], "body",
-        [helper.make_tensor_value_info("i", TensorProto.INT64, []),
-         helper.make_tensor_value_info("go", TensorProto.BOOL, [])],
-        [helper.make_tensor_value_info("on", TensorProto.BOOL, [])],
+    names = {"i": TensorProto.INT64, "go": TensorProto.BOOL, "sum": TensorProto.INT64}
+    ports = [helper.make_tensor_value_info(name, kind, []) for name, kind in names.items()]
+    body = helper.make_graph([helper.make_node("Add", ["i", "sum"], ["more"])], "body", ports,
+        [ports[1], helper.make_tensor_value_info("more", TensorProto.INT64, [])],
     )  # fmt: skip
-    trips = helper.make_tensor("trips", TensorProto.INT64, [], [2**62])
-    model.graph.initializer.append(trips)
-    model.graph.node.append(helper.make_node("Loop", ["trips", ""], [], body=body))
+    body.node.append(helper.make_node("Identity", ["go"], ["on"]))
+    body.output[0].name = "on"
+    model.graph.initializer.append(helper.make_tensor("trips", TensorProto.INT64, [], [2**62]))
+    loop = helper.make_node("Loop", ["trips", "", "trips"], ["looped"], body=body)
+    model.graph.node.append(loop)
+    model.graph.output.append(helper.make_tensor_value_info("looped", TensorProto.INT64, []))
 
 
 def _version(model: onnx.ModelProto, rng: Random) -> None:

@@ -232,7 +232,7 @@ def _search(
         if images is not None:
             note_given_up(journal, architecture, images)
         journal.record(architecture, outcome, costs)
-        watcher.add(architecture, outcome)
+        watcher.add(architecture, outcome, scorer.note)
 
     settings, evaluations, seed = SearchSettings(), options.evaluations, options.seed
     note_start(journal, state_problem(
@@ -274,10 +274,11 @@ class _Watcher:
             self._note(architecture, outcome)
         self._tell("resumed" if known else "")
 
-    def add(self, architecture: Architecture, outcome: Outcome) -> None:
-        """One more evaluation."""
+    def add(self, architecture: Architecture, outcome: Outcome, more: str = "") -> None:
+        """One more evaluation, and what else there is to tell."""
         self._note(architecture, outcome)
-        self._tell(f"last failed: {outcome.reason}" if outcome.score is None else "")
+        failed = f"last failed: {outcome.reason}" if outcome.score is None else ""
+        self._tell(", ".join(part for part in (failed, more) if part))
 
     def _note(self, architecture: Architecture, outcome: Outcome) -> None:
         self._done += 1

@@ -58,6 +58,18 @@ def at_once(inputs: Inputs) -> int:
     return max(_LEAST, min(_MOST, _POSITIONS // positions))
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is too little memory, on a CPU or on a GPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # torch has no type of its own for the CPU's.
+    told = str(error).lower()
+    ways = ("can't allocate memory", "not enough memory", "out of memory")
+    if isinstance(error, RuntimeError) and any(way in told for way in ways):
+        return True
+    return error.__cause__ is not None and out_of_memory(error.__cause__)
+
+
 def divisible(model: nn.Module, inputs: Inputs, parts: Sequence[slice]) -> bool:
     """Whether the network answers parts of a batch as it answers the whole."""
     with evaluating(model):

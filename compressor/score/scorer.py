@@ -162,6 +162,12 @@ class Scorer:
         """How many images candidates were shown so far; 0 where they are not shown one by one."""
         return 0 if self._trials is None else self._trials.images
 
+    @property
+    def note(self) -> str:
+        """What a reader should know about how candidates are scored; empty where nothing."""
+        most = None if self._trials is None else self._trials.most
+        return "" if most is None else f"out of memory: images are shown {most} at a time"
+
     def given_up(self, architecture: Architecture) -> int | None:
         """After how many images a candidate was given up; None where it was not."""
         return None if self._trials is None else self._trials.given_up.get(architecture)

@@ -20,7 +20,7 @@ from compressor.network.replay import Replay
 from compressor.refit.assembly import Assembler
 from compressor.refit.sequence import Refitter
 from compressor.score.evaluate import Score, as_number
-from compressor.score.few import at_once, divisible
+from compressor.score.few import at_once, divisible, out_of_memory
 from compressor.score.judge import Judge
 from compressor.search.ledger import Known
 from compressor.space import Architecture
@@ -41,6 +41,7 @@ class Trials:
     Attributes:
         images: how many images candidates were shown so far.
         given_up: candidates that were given up, and after how many images.
+        most: images that are shown at once at most, once memory has run out; None before.
     """
 
     def __init__(
@@ -62,6 +63,8 @@ class Trials:
         """
         self.images = 0
         self.given_up: dict[Architecture, int] = {}
+        self.most: int | None = None
+        self._shown = 0  # images in the last part
         self._assembler = assembler
         self._original = original
         self._divisible: bool | None = None
@@ -85,11 +88,20 @@ class Trials:
         self._remembered = max(eligible, key=lambda pair: pair[0])[1] if eligible else None
 
     def __call__(self, architecture: Architecture) -> float:
-        """The score of an architecture."""
-        if self._remembered is not None:
-            remembered, self._remembered = self._remembered, None
-            self._scored(remembered)
-        return self._scored(architecture)
+        """The score of an architecture.
+
+        Where memory runs out it is shown fewer images at once, and so are all that follow; one
+        image at a time, or batches that cannot be taken apart, and what was raised goes on.
+        """
+        while True:
+            try:
+                if self._remembered is not None:
+                    self._scored(self._remembered)
+                    self._remembered = None
+                return self._scored(architecture)
+            except Exception as error:
+                if not out_of_memory(error) or not self._fewer():
+                    raise
 
     def network(self, architecture: Architecture) -> nn.Module:
         """The candidate as it is scored; valid until the next call.
@@ -155,13 +167,26 @@ class Trials:
                 wanted = targets if part is None or targets is None else targets[part]
                 yield judge.values(number, network(*shown), wanted, part)
 
+    def _fewer(self) -> bool:
+        """Halves how many images are shown at once; False where there is nothing to halve."""
+        self._prefix.keep(())
+        self._last, self._standing = None, 0
+        if self._divisible is False or not isinstance(self._judge, Judge) or self._shown < 2:
+            return False
+        self.most = self._shown = self._shown // 2
+        return True
+
     def _parts(self, inputs: Inputs) -> list[slice | None]:
         size = size_of(inputs)
-        parts = slices(0, size, at_once(inputs))
+        most = at_once(inputs) if self.most is None else min(self.most, at_once(inputs))
+        parts = slices(0, size, most)
+        self._shown = min(size, most)
         if len(parts) == 1 or any(x.shape[:1] != (size,) for x in inputs):
             return [None]
         if self._divisible is None:
-            self._divisible = divisible(self._original, inputs, parts)
+            # Once memory has run out, not with the whole batch.
+            some = inputs if self.most is None else tuple(x[: 2 * most] for x in inputs)
+            self._divisible = divisible(self._original, some, slices(0, size_of(some), most))
         return [*parts] if self._divisible else [None]
 
     def _behind(self, values: Tensor, perfect: float) -> float | None:

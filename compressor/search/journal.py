@@ -83,6 +83,7 @@ class Journal:
     @classmethod
     def _opened(cls, path: Path, settings: dict[str, Any] | None) -> Journal:
         require_plain(path)
+        new = not path.exists()
         with _reported(path):
             # autocommit: each statement is one transaction
             connection = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE)
@@ -91,6 +92,10 @@ class Journal:
             journal._prepare(settings)
         except BaseException:
             connection.close()
+            if new:  # what could not be filled is no journal
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+                    path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
             raise
         return journal
 
