@@ -82,7 +82,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=click.FloatRange(min=0, min_open=True),
     default=600.0,
     show_default=True,
-    help="Seconds that a model may take to be loaded and run once here, in a process of its own.",
+    help="Most seconds here for loading a model and running it once, and for timing all of them.",
 )
 @options.device
 @options.as_json

@@ -27,6 +27,11 @@ def test_a_killed_run_comes_to_the_same(tmp_path: Path, whole: Come, moment: str
     assert found.survived, found
 
 
+def test_a_second_process_comes_to_the_same(tmp_path: Path, whole: Come) -> None:
+    run(tmp_path / "run", EVALUATIONS, tmp_path / "scored.txt")
+    assert differences(whole, come(tmp_path / "run")) == ()
+
+
 def test_a_run_that_came_to_something_else_is_seen(whole: Come) -> None:
     other = Come({**whole.result, "scored": []}, {**whole.hashes, "model.onnx": ""}, ())
     assert differences(whole, other) == ("scored", "model.onnx", "files")

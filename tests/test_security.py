@@ -20,6 +20,7 @@ from cli.main import main
 from compressor import foreign
 from compressor.device.devices import parse_device
 from compressor.device.job import Job, Settings
+from compressor.device.local import LocalDevice
 from compressor.device.ssh import SshDevice
 from compressor.device.timing import Schedule
 from compressor.errors import MeasureError, RunError
@@ -203,6 +204,18 @@ def test_a_graph_that_never_ends_is_an_error_in_time(tmp_path: Path) -> None:
     assert "must end within 4 s, but did not; allow more with --timeout" in said
 
 
+def test_a_model_too_slow_for_its_rounds_is_an_error(tmp_path: Path) -> None:
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 1.0
+        return now[0]
+
+    with pytest.raises(MeasureError, match=r"must end within 20 s, but would take longer; allow"):
+        LocalDevice(clock, trial=20.0).take(Job({"m": saved(tmp_path)}, QUICK))
+    assert now[0] < 40
+
+
 def test_a_graph_that_asks_for_all_memory_is_an_error(tmp_path: Path) -> None:
     shape = helper.make_tensor("shape", TensorProto.INT64, [2], [2**21, 2**21])
     nodes = (
@@ -287,7 +300,5 @@ def test_a_crash_of_the_runtime_names_the_model(
     crash.write_text("#!/bin/sh\nkill -SEGV $$\n")
     crash.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(crash))
-    from compressor.device.local import LocalDevice  # noqa: PLC0415
-
     with pytest.raises(MeasureError, match=r"model 'm': it cannot be .* ended by signal 11"):
         LocalDevice(trial=5.0).take(Job({"m": saved(tmp_path)}, QUICK))

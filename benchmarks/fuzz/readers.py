@@ -147,7 +147,7 @@ def _model(folder: Path, rng: Random) -> Read:
     if rng.random() < 0.2:
         (break_kind if rng.random() < 0.5 else break_bytes)(folder / "beside.bin", rng)
     more = rng.choice(((), ("--profile",), ("--memory",)))
-    said = ("--seconds", "0.02", "--timeout", "3", *more)
+    said = ("--seconds", "0.02", "--timeout", "2", *more)
     return lambda: run_command("measure", str(folder / name), *said)
 
 

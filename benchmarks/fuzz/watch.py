@@ -119,12 +119,20 @@ def _state(path: Path) -> tuple[object, ...]:
     return found.st_mode, found.st_size, found.st_mtime_ns, found.st_ino
 
 
-def limit_memory(limits: Limits) -> None:
-    """Bounds the memory of this program, beyond what it has now."""
+@contextmanager
+def _limited(limits: Limits) -> Iterator[None]:
+    """Bounds time, and memory beyond what the program has now."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    before = resource.getrlimit(resource.RLIMIT_AS)
     most = pages * resource.getpagesize() + limits.memory
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     signal.signal(signal.SIGALRM, _over)
+    resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
+    signal.setitimer(signal.ITIMER_REAL, limits.seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def _over(*_: object) -> None:
@@ -140,7 +148,7 @@ def run_case(
     read = found.prepare(folder, generator(reader, number, seed))
     before = sandbox.seen()
     with sandbox.watched():
-        ending = _timed(read, limits.seconds)
+        ending = _ending(read, limits)
     os.chdir(sandbox.root)
     after = sandbox.seen()
     if sandbox.strange or after != before:
@@ -158,10 +166,10 @@ def _tidy(before: dict[str, tuple[object, ...]], after: dict[str, tuple[object, 
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def _timed(read: Callable[[], object], seconds: float) -> Ending:
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+def _ending(read: Callable[[], object], limits: Limits) -> Ending:
     try:
-        read()
+        with _limited(limits):
+            read()
     except _SlowError:
         return Ending(SLOW, traceback.format_exc(limit=-4))
     except (CompressorError, RefusedError) as error:
@@ -170,6 +178,4 @@ def _timed(read: Callable[[], object], seconds: float) -> Ending:
         return Ending(LARGE, traceback.format_exc(limit=-6))
     except BaseException:  # noqa: BLE001  (whatever it is, it is told)
         return Ending(OTHER, traceback.format_exc(limit=-8))
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
     return Ending(SUCCESS)

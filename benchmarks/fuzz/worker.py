@@ -9,7 +9,7 @@ import warnings
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.fuzz.watch import Limits, Sandbox, limit_memory, run_case
+from benchmarks.fuzz.watch import Limits, Sandbox, run_case
 
 
 def main() -> None:
@@ -21,7 +21,6 @@ def main() -> None:
     os.dup2(quiet, 1)  # what the product and its libraries print is not an answer
     warnings.simplefilter("ignore")
     sandbox = Sandbox(root)
-    limit_memory(limits)
     answers.write("ready\n")
     answers.flush()
     for line in sys.stdin:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import re
@@ -120,14 +121,28 @@ def time_runners(
 
     Each is warmed up first. Then every round gives each of them a turn in random order, so that
     neither a slower machine nor a place in the order favours any. A turn starts with one run that
-    is not timed, because the model before it has taken the processor's caches.
+    is not timed, because the model before it has taken the processor's caches. A schedule may have
+    a `limit`, seconds after which it is an error that the fewest rounds are not done.
     """
     seconds = schedule["seconds"]
     end = clock() + seconds
+    over = _Over(clock, schedule.get("limit", math.inf))
     for runner in runners:
-        _warm_up(runner, schedule["warmup"], seconds / 4 / len(runners), clock)
-    turns = [partial(_turn, runner, schedule["repeats"], clock) for runner in runners]
+        _warm_up(runner, schedule["warmup"], seconds / 4 / len(runners), clock, over)
+    turns = [partial(_turn, runner, schedule["repeats"], clock, over) for runner in runners]
     return in_rounds(turns, schedule["rounds"], end, clock, rng)
+
+
+class _Over:
+    """Ends a measurement whose fewest rounds take too long; asked between runs, never in one."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self._clock, self._seconds, self._end = clock, seconds, clock() + seconds
+
+    def __call__(self) -> None:
+        if self._clock() > self._end:
+            rule = f"the measurement must end within {self._seconds:g} s, but would take longer"
+            raise AgentError("model", f"{rule}; allow more with --timeout")
 
 
 def in_rounds(
@@ -240,11 +255,14 @@ def _require_batch(session: Any, batch: int, shapes: dict[str, Any]) -> None:
         raise AgentError("usage", f"{rule}; export it with a free batch size")
 
 
-def _warm_up(runner: Runner, most: int, seconds: float, clock: Clock) -> None:
+def _warm_up(
+    runner: Runner, most: int, seconds: float, clock: Clock, over: Callable[[], None]
+) -> None:
     """Runs until the median of the last few runs is that of the few before them."""
     start = clock()
     taken: list[float] = []
     while len(taken) < most and (len(taken) < 3 or clock() - start < seconds):
+        over()
         taken.append(_timed(runner, clock))
         if len(taken) >= 2 * _WINDOW:
             before = median(taken[-2 * _WINDOW : -_WINDOW])
@@ -252,9 +270,14 @@ def _warm_up(runner: Runner, most: int, seconds: float, clock: Clock) -> None:
                 return
 
 
-def _turn(runner: Runner, repeats: int, clock: Clock) -> list[float]:
+def _turn(runner: Runner, repeats: int, clock: Clock, over: Callable[[], None]) -> list[float]:
+    over()
     runner()
-    return [_timed(runner, clock) for _ in range(repeats)]
+    taken = []
+    for _ in range(repeats):
+        taken.append(_timed(runner, clock))
+        over()
+    return taken
 
 
 def _timed(runner: Runner, clock: Clock) -> float:

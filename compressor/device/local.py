@@ -29,8 +29,9 @@ class LocalDevice:
     Attributes:
         clock: seconds from any beginning.
         trial: seconds that each model may take to be loaded and run once in a process of its own,
-            before it is in this one; None takes it without. For models of others: what asks for
-            endless time or memory, or makes ONNX Runtime crash, is then an error.
+            before it is in this one, and then all of them to be timed; None sets no limit. For
+            models of others: what asks for endless time or memory, or makes ONNX Runtime crash, is
+            then an error.
     """
 
     clock: Callable[[], float] = time.perf_counter
@@ -56,7 +57,10 @@ class LocalDevice:
         names = list(job.models)
         models = [m if isinstance(m, bytes) else str(m) for m in job.models.values()]
         try:
-            turns = agent.run_job(models, job.to_json("", []), self.clock)
+            asked = job.to_json("", [])
+            if self.trial is not None:
+                asked["schedule"]["limit"] = max(self.trial, job.settings.schedule.seconds)
+            turns = agent.run_job(models, asked, self.clock)
         except agent.AgentError as error:
             raise failure(vars(error), names) from error
         about = agent.facts()
