@@ -20,7 +20,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Come:
     return come(folder / "run")
 
 
-@pytest.mark.parametrize("moment", ["statement 9", "rename 3"])
+@pytest.mark.parametrize(
+    "moment", ["rename 3", pytest.param("statement 9", marks=pytest.mark.sweep)]
+)
 def test_a_killed_run_comes_to_the_same(tmp_path: Path, whole: Come, moment: str) -> None:
     found = trial(tmp_path, EVALUATIONS, whole, [moment])
     assert found.kills == 1
