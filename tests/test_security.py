@@ -25,13 +25,13 @@ from compressor.device.ssh import SshDevice
 from compressor.device.timing import Schedule
 from compressor.errors import MeasureError, RunError
 from compressor.files import JOURNAL
-from compressor.foreign import parse_json, read_json
 from compressor.report.overview import Overview
 from compressor.report.result import RunSummary
 from compressor.run.deliveries import _clear
 from compressor.search.journal import Journal
 from compressor.search.journal_file import require_plain
 from compressor.search.outcome import Outcome
+from compressor.untrusted import parse_json, read_json
 from tests.test_result import make_summary
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from compressor.deploy.fitting import require_fit
 from compressor.errors import ArchitectureError, RunError
 from compressor.files import write_atomic, write_text
-from compressor.foreign import read_json
 from compressor.network.folding import folded
 from compressor.network.structure import materialise
 from compressor.space import Architecture, SearchSpace
+from compressor.untrusted import read_json
 
 WEIGHTS = "model.safetensors"
 ARCHITECTURE = "architecture.json"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from compressor.device.timing import Schedule
 from compressor.errors import CompressorError, DeviceError, MeasureError, UsageError
-from compressor.foreign import parse_json
+from compressor.untrusted import parse_json
 
 OPTIMISATIONS = ("disabled", "basic", "extended", "all")
 _KINDS: Mapping[str, type[CompressorError]] = {

@@ -17,8 +17,8 @@ from compressor.device import agent
 from compressor.device.measure import Settings
 from compressor.errors import RunError
 from compressor.files import write_json
-from compressor.foreign import read_json
 from compressor.plain import decode, encode
+from compressor.untrusted import read_json
 
 _FORMAT = 2
 

@@ -13,9 +13,9 @@ from typing import Any
 from compressor.budget import parse_budget
 from compressor.errors import BudgetError, RunError
 from compressor.files import write_json
-from compressor.foreign import read_json
 from compressor.plain import decode, encode
 from compressor.report.result import Figures, RunSummary, Setting
+from compressor.untrusted import read_json
 
 SCHEMA = 1
 FILE_NAME = "frontier.json"

@@ -14,9 +14,9 @@ from compressor.budget import UNITS, format_cost
 from compressor.device.profile import Profile
 from compressor.errors import RunError
 from compressor.files import write_json
-from compressor.foreign import read_json
 from compressor.plain import decode, encode
 from compressor.space import Architecture, Choice, Frozen, SearchSpace
+from compressor.untrusted import read_json
 
 SCHEMA = 1
 FILE_NAME = "result.json"

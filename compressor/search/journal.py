@@ -18,10 +18,10 @@ from typing import Any
 
 from compressor.errors import RunError
 from compressor.files import JOURNAL
-from compressor.foreign import parse_json
 from compressor.search.journal_file import require_plain
 from compressor.search.outcome import Outcome, by_network
 from compressor.space import Architecture
+from compressor.untrusted import parse_json
 
 _TABLES: Mapping[str, str] = {
     "notes": "CREATE TABLE notes (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
