@@ -127,9 +127,9 @@ def command(
 ) -> None:
     """Search a smaller network within a budget and export it as verified ONNX.
 
-    TARGET is path/to/file.py, package.module, torchvision:NAME or timm:NAME. A file or module
-    defines build_model(), example_input() and calibration_data(), and may define
-    validation_data(), training_data() and score(model).
+    TARGET is path/to/file.py, package.module, torchvision:NAME, timm:NAME or FILE.pt2. A Python
+    file or module defines build_model(), example_input() and calibration_data(), and may define
+    validation_data(), training_data() and score(model); all others take their data from --data.
 
     Ctrl-C loses nothing: the same command resumes where it stopped.
     """
@@ -186,7 +186,7 @@ def _judging(found: Target, score: str | None) -> Callable[[nn.Module], float] |
 def anchored(text: str) -> str:
     """A target or data with its path made absolute, to be found from another directory."""
     kind, colon, folder = text.partition(":")
-    if kind == "imagefolder":
+    if kind in ("imagefolder", "tensors"):
         return f"{kind}{colon}{Path(folder).expanduser().resolve()}"
     return str(Path(text).resolve()) if Path(text).is_file() else text
 

@@ -9,7 +9,7 @@ import click
 
 from cli import options
 from cli.output import note
-from cli.resolve import resolve_target
+from cli.resolve import resolve_target, takes_data
 from compressor.deploy.int8 import INT8
 from compressor.errors import RunError
 from compressor.report.result import RunSummary
@@ -36,7 +36,7 @@ def command(
     timm:NAME. A Python target is code, so a run cannot choose it.
     """
     text, data = origin(RunSummary.read(run), run, target)
-    found = resolve_target(text, data, needs_data=data is not None or not _is_zoo(text))
+    found = resolve_target(text, data, needs_data=data is not None or not takes_data(text))
     note(found.note)
     report = pipeline.export_run(
         run,
@@ -68,8 +68,10 @@ def origin(summary: RunSummary, run: Path, target: str | None) -> tuple[str, str
             f"{shlex.join(['compressor', 'export', str(run), named])[:400]}"
         )
     data = settings.get("data")
-    return text or named, str(data) if data and _is_zoo(text or named) else None
+    chosen = text or named
+    return chosen, str(data) if data and takes_data(chosen) else None
 
 
 def _is_zoo(text: str) -> bool:
+    """Whether a target is one of a library's own networks, which anybody may name."""
     return text.startswith(("torchvision:", "timm:"))

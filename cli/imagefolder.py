@@ -151,18 +151,53 @@ def _guess(names: Sequence[str], labels: Sequence[int], outputs: int) -> str:
     )
 
 
-def default_transform(image: Image.Image) -> Tensor:
-    """Shorter side to 256, centre 224 × 224, ImageNet's mean and deviation."""
-    scale = 256 / min(image.size)
-    width, height = (max(224, round(side * scale)) for side in image.size)
-    left, top = (width - 224) // 2, (height - 224) // 2
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
-    image = image.crop((left, top, left + 224, top + 224))
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    values = pixels.view(224, 224, 3).permute(2, 0, 1).float() / 255
-    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-    deviation = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-    return (values - mean) / deviation
+@dataclass(frozen=True)
+class Prepared:
+    """An image as a network of a certain input size expects it.
+
+    Attributes:
+        height, width: of the centre that is cut out.
+        enlarged: what the image is resized to before, as a multiple of that: the side that would
+            otherwise be too short becomes exactly so long. None where both sides become height
+            and width, whatever the image's proportions.
+        mean, deviation: of each channel, subtracted and divided by, of values `scale` * 0..255.
+        scale: see there.
+        resample: how pixels are interpolated.
+    """
+
+    height: int
+    width: int
+    enlarged: float | None = 256 / 224
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    deviation: tuple[float, ...] = (0.229, 0.224, 0.225)
+    scale: float = 1 / 255
+    resample: Image.Resampling = Image.Resampling.BILINEAR
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """The image as `[3, H, W]`."""
+        image = self._centre(image)
+        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+        values = pixels.view(self.height, self.width, 3).permute(2, 0, 1).float() * self.scale
+        mean, deviation = (torch.tensor(one).view(-1, 1, 1) for one in (self.mean, self.deviation))
+        return (values - mean) / deviation
+
+    def _centre(self, image: Image.Image) -> Image.Image:
+        if self.enlarged is None:
+            return image.resize((self.width, self.height), self.resample)
+        wanted = (self.width, self.height)
+        scale = max(
+            round(to * self.enlarged) / side for to, side in zip(wanted, image.size, strict=True)
+        )
+        width, height = (
+            max(to, round(side * scale)) for to, side in zip(wanted, image.size, strict=True)
+        )
+        left, top = (width - self.width) // 2, (height - self.height) // 2
+        image = image.resize((width, height), self.resample)
+        return image.crop((left, top, left + self.width, top + self.height))
+
+
+default_transform = Prepared(224, 224)
+"""Shorter side to 256, centre 224 × 224, ImageNet's mean and deviation."""
 
 
 def _root(data: str) -> Path:

@@ -11,8 +11,9 @@ target = click.argument("target")
 run = click.argument("run", type=click.Path(path_type=Path))
 data = click.option(
     "--data",
-    metavar="imagefolder:DIR",
-    help="Images for torchvision:NAME and timm:NAME, in DIR/<class>/*.jpg.",
+    metavar="KIND:PATH",
+    help="Data for targets that are no Python code: imagefolder:DIR with DIR/<class>/*.jpg, or "
+    "tensors:FILE.safetensors with inputs and perhaps targets.",
 )
 
 

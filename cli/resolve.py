@@ -1,4 +1,4 @@
-"""What TARGET means: a Python file, a module, or a network of torchvision or timm."""
+"""What TARGET means: a file, a module, or a network of a library."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ from pathlib import Path
 from cli.target import FORMS, Target
 from compressor.errors import DataError, TargetError
 
+_LIBRARIES = ("torchvision:", "timm:")
+SUFFIXES = (".pt2",)
+
+
+def takes_data(text: str) -> bool:
+    """Whether a target brings no data of its own, so that `--data` is for it."""
+    return text.startswith(_LIBRARIES) or Path(text).suffix in SUFFIXES
+
 
 def resolve_target(text: str, data: str | None = None, *, needs_data: bool = True) -> Target:
     """Reads a target.
 
     Args:
         text: one of the forms in `FORMS`.
-        data: `imagefolder:DIR`, for the networks of torchvision and timm.
+        data: `imagefolder:DIR` or `tensors:FILE.safetensors`, for targets without their own.
         needs_data: whether batches will be read; without, only the model and its input are.
 
     Raises:
@@ -21,16 +29,20 @@ def resolve_target(text: str, data: str | None = None, *, needs_data: bool = Tru
         DataError: the data is missing, empty or has another form.
     """
     # Each kind is imported when it is asked for: torchvision takes a second.
-    if text.startswith(("torchvision:", "timm:")):
+    if text.startswith(_LIBRARIES):
         from cli.zoo import zoo_target  # noqa: PLC0415
 
         return zoo_target(text, data, needs_data=needs_data)
+    if Path(text).suffix in SUFFIXES:
+        from cli.file_target import file_target  # noqa: PLC0415
+
+        return file_target(text, data, needs_data=needs_data)
     if ":" in text and not Path(text).exists():
         raise TargetError(f"a target is {FORMS}, but got {text!r}")
     if data is not None:
         raise DataError(
-            f"--data is for torchvision:NAME and timm:NAME, but the target is {text!r}, which "
-            "brings its own calibration_data() and validation_data()"
+            f"--data is for targets that bring no data of their own, but the target is {text!r}, "
+            "which brings its own calibration_data() and validation_data()"
         )
     from cli.python_target import python_target  # noqa: PLC0415
 

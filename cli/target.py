@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 Example: TypeAlias = Tensor | tuple[Tensor, ...]
-FORMS = "path/to/file.py, package.module, torchvision:NAME or timm:NAME"
+FORMS = "path/to/file.py, package.module, torchvision:NAME, timm:NAME or FILE.pt2"
 
 
 @dataclass(frozen=True)

@@ -39,14 +39,14 @@ ONLY = {
     "onnx_ir": set(),
     "onnxruntime": {"compressor.device.agent", "compressor.deploy.quantise"},
     "thop": {"compressor.network.opinion"},
-    "safetensors": {"compressor.deploy.artefacts"},
+    "safetensors": {"compressor.deploy.artefacts", "cli.tensor_data"},
     "jinja2": {"compressor.report.page"},
     "sqlite3": {"compressor.search.journal"},
     "pickle": set(),
 }
 # Packages of the engine, in the order in which they may import.
 ORDER = (
-    "search", "trace", "device", "network", "refit", "score", "deploy", "latency", "report", "run",
+    "search", "trace", "device", "network", "foreign", "refit", "score", "deploy", "latency", "report", "run",
     "testing",
 )  # fmt: skip
 # These, and the modules outside of all packages, stay without torch.

@@ -104,7 +104,7 @@ def test_a_file_imports_what_lies_beside_it(tmp_path: Path) -> None:
         ("no_such.module", "no module 'no_such.module'"),
         ("not a module", "no module"),
         (".relative", "no module"),
-        ("keras:resnet18", "torchvision:NAME or timm:NAME"),
+        ("keras:resnet18", "torchvision:NAME, timm:NAME"),
         ("", "is a directory"),
     ],
 )

@@ -1,0 +1,1 @@
+"""Networks that come as files of other formats, read into torch modules without running code."""
