@@ -127,9 +127,10 @@ def command(
 ) -> None:
     """Search a smaller network within a budget and export it as verified ONNX.
 
-    TARGET is path/to/file.py, package.module, torchvision:NAME, timm:NAME or FILE.pt2. A Python
-    file or module defines build_model(), example_input() and calibration_data(), and may define
-    validation_data(), training_data() and score(model); all others take their data from --data.
+    TARGET is path/to/file.py, package.module, torchvision:NAME, timm:NAME, hf:NAME_OR_DIR,
+    FILE.pt2 or FILE.onnx. A Python file or module defines build_model(), example_input() and
+    calibration_data(), and may define validation_data(), training_data() and score(model); all
+    others take their data from --data.
 
     Ctrl-C loses nothing: the same command resumes where it stopped.
     """

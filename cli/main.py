@@ -94,7 +94,8 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 def main() -> None:
     """Compress a trained PyTorch network to a budget and export verified ONNX.
 
-    TARGET is path/to/file.py, package.module, torchvision:NAME, timm:NAME or FILE.pt2.
+    TARGET is path/to/file.py, package.module, torchvision:NAME, timm:NAME, hf:NAME_OR_DIR,
+    FILE.pt2 or FILE.onnx.
 
     Exit codes: 0 done, 1 the budget cannot be met or a check failed, 2 wrong use.
     """

@@ -7,8 +7,8 @@ from pathlib import Path
 from cli.target import FORMS, Target
 from compressor.errors import DataError, TargetError
 
-_LIBRARIES = ("torchvision:", "timm:")
-SUFFIXES = (".pt2",)
+_LIBRARIES = ("torchvision:", "timm:", "hf:")
+SUFFIXES = (".pt2", ".onnx")
 
 
 def takes_data(text: str) -> bool:
@@ -29,6 +29,10 @@ def resolve_target(text: str, data: str | None = None, *, needs_data: bool = Tru
         DataError: the data is missing, empty or has another form.
     """
     # Each kind is imported when it is asked for: torchvision takes a second.
+    if text.startswith("hf:"):
+        from cli.hugging_face import hugging_face_target  # noqa: PLC0415
+
+        return hugging_face_target(text, data, needs_data=needs_data)
     if text.startswith(_LIBRARIES):
         from cli.zoo import zoo_target  # noqa: PLC0415
 

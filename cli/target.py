@@ -9,7 +9,10 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 Example: TypeAlias = Tensor | tuple[Tensor, ...]
-FORMS = "path/to/file.py, package.module, torchvision:NAME, timm:NAME or FILE.pt2"
+FORMS = (
+    "path/to/file.py, package.module, torchvision:NAME, timm:NAME, hf:NAME_OR_DIR, FILE.pt2 or "
+    "FILE.onnx"
+)
 
 
 @dataclass(frozen=True)

@@ -125,13 +125,25 @@ def _moved(step: Step, follows: bool, batch: int) -> Step:
 
 def _created(step: Step, follows: bool, batch: int) -> Step:
     """Sizes of tensors that are made, as well."""
-    name = getattr(getattr(step.target, "overloadpacket", None), "__name__", "")
+    called = getattr(step.target, "overloadpacket", step.target)
+    name = getattr(called, "__name__", "")
     if name in ("zeros", "ones", "full", "empty") and step.args:
         sizes = _first(step.args[0], batch)
         return replace(step, args=(sizes, *step.args[1:]))
+    if name == "cat" and follows and len(step.args) == 2 and step.args[1] != 0:
+        return replace(step, target=joined)
     if name in ("new_zeros", "new_ones", "new_full", "new_empty", "repeat"):
         return _with_sizes(step, lambda sizes: _first(sizes, batch))
     return _moved(step, follows, batch)
+
+
+def joined(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Concatenates along another dimension than the first; what is there once is for every input.
+
+    Makes the same calls at every batch size: see `compressor.network.sized`.
+    """
+    most = max(len(t) for t in tensors)
+    return torch.cat([t.expand(most, *[-1] * (t.dim() - 1)) for t in tensors], dim)
 
 
 def _with_sizes(step: Step, change: Callable[[Sequence[Any]], list[Any]]) -> Step:

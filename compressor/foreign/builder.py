@@ -9,7 +9,16 @@ from torch import Tensor, nn
 
 from compressor.errors import TargetError
 from compressor.foreign.layers import Layer
-from compressor.foreign.steps import Held, Plan, Step, StepNetwork, Value, leaves
+from compressor.foreign.steps import (
+    Held,
+    Plan,
+    Step,
+    StepNetwork,
+    Value,
+    identifiers,
+    leaves,
+    taking,
+)
 
 
 class Builder:
@@ -33,6 +42,16 @@ class Builder:
         self._modules: dict[str, nn.Module] = {}
         self._keys: dict[str, tuple[Any, ...]] = {}
         self._owned: set[str] = set()
+
+    def add(self, name: str, tensor: Tensor, *, learnt: bool) -> None:
+        """Another tensor that the network holds."""
+        self.tensors[name] = _learnt(tensor) if learnt else tensor
+        if learnt:
+            self.learnt |= {name}
+
+    def module(self, path: str) -> nn.Module:
+        """The module that was made for a path."""
+        return self._modules[path]
 
     def call(
         self,
@@ -76,6 +95,7 @@ class Builder:
                     made.hold(name, self.tensors[name], learnt=name in self.learnt)
         except (KeyError, TypeError, AttributeError) as error:
             raise TargetError(f"the names in the file must fit together, but: {error}") from error
+        made.__class__ = taking(StepNetwork, identifiers(plan.inputs))  # type: ignore[assignment]
         return made.eval()
 
 

@@ -31,15 +31,15 @@ class Layer:
     tensors: Mapping[str, Tensor]
 
     def module(self) -> nn.Module:
-        """The module; its tensors are those given, as parameters where torch has parameters."""
+        """The module in evaluation mode; its tensors are those given, as parameters where torch has parameters."""
         made = self.kind(**self.config, device="meta")
         for leaf in (*made._parameters, *made._buffers):
             given = self.tensors.get(leaf)
             if leaf in made._parameters and given is not None:
                 made._parameters[leaf] = _parameter(given)
-            elif leaf in made._buffers:
+            elif made._buffers.get(leaf) is not None:
                 made._buffers[leaf] = torch.tensor(0) if given is None else given
-        return made
+        return made.eval()
 
     @property
     def key(self) -> tuple[Any, ...]:

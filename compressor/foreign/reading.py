@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from compressor.errors import TargetError
 from compressor.foreign.archive import read_archive
 from compressor.foreign.batch import freed, of_size, run
+from compressor.foreign.onnx_file import read_onnx
 from compressor.foreign.program import read_program
 from compressor.foreign.steps import StepNetwork
 
-SUFFIXES = (".pt2",)
+SUFFIXES = (".pt2", ".onnx")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class FileNetwork:
 
 
 def read_file(path: str | Path) -> FileNetwork:
-    """Reads a network that `torch.export.save` wrote; nothing in the file is executed.
+    """Reads a `.pt2` that `torch.export.save` wrote, or a `.onnx`; no code of the file is run.
 
     Convolutions, linear layers and normalisations become torch's own modules. A batch size that is
     written into the file is freed where that can be proved right.
@@ -43,6 +44,7 @@ def read_file(path: str | Path) -> FileNetwork:
     Raises:
         TargetError: there is no such file, it is damaged, or it holds what cannot be read; the
             message names the operators.
+        CheckError: torch computes something else than ONNX Runtime does of the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -52,6 +54,9 @@ def read_file(path: str | Path) -> FileNetwork:
         raise TargetError(
             f"a network's file must end in {' or '.join(SUFFIXES)}, but got {str(path)!r}"
         )
+    if path.suffix == ".onnx":
+        network, example, batch = read_onnx(path)
+        return FileNetwork(network, example, network.plan.inputs, batch)
     archive = read_archive(path)
     network = read_program(archive, str(path))
     return _ready(network, tuple(map(_varied, archive.example)))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import keyword
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -163,6 +167,34 @@ class StepNetwork(nn.Module):
             case list() | tuple():
                 return type(given)(self._resolved(one, values, batch) for one in given)
         return given
+
+
+@functools.cache
+def taking(kind: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
+    """The class of modules whose `forward(*inputs)` takes inputs of these names, one each.
+
+    The exporter calls the inputs of a file as the function calls them.
+    """
+
+    def forward(self: Any, *inputs: Any) -> Any:
+        return kind.forward(self, *inputs)
+
+    own = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in ("self", *names)]
+    forward.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]  # what inspect reads
+    said = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return type(kind.__name__, (kind,), {**said, "forward": forward})
+
+
+def identifiers(names: Sequence[str]) -> tuple[str, ...]:
+    """The same names as far as Python takes them, all different."""
+    found: list[str] = []
+    for name in names:
+        plain = re.sub(r"\W", "_", name)
+        plain = plain if plain.isidentifier() and not keyword.iskeyword(plain) else f"x_{plain}"
+        while plain in ("self", *found):
+            plain += "_"
+        found.append(plain)
+    return tuple(found)
 
 
 def leaves(given: Any) -> list[Any]:
