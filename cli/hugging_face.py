@@ -125,8 +125,8 @@ def _load(text: str) -> _Loaded:
     if missing:
         raise TargetError(
             f"every weight must be in the checkpoint, but {text} lacks {', '.join(missing[:5])}"
-            f"{' and more' if len(missing) > 5 else ''}, which would be random; fine-tune it first, "
-            "or save the network that was trained"
+            f"{' and more' if len(missing) > 5 else ''}, which would be random; fine-tune it "
+            "first, or save the network that was trained"
         )
     processing = _processing(name)
     names, example = _inputs(model, config, processing, text)

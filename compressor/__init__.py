@@ -20,23 +20,27 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 if TYPE_CHECKING:
     from compressor.deploy.artefacts import load
     from compressor.errors import CompressorError
+    from compressor.foreign.reading import FileNetwork, read_file
     from compressor.run.pipeline import Result, compress, export_run, inspect
     from compressor.trace.retrace import read_trace
     from compressor.trace.trace import Trace
 
 _HOMES = {
     "CompressorError": "compressor.errors",
+    "FileNetwork": "compressor.foreign.reading",
     "Result": "compressor.run.pipeline",
     "Trace": "compressor.trace.trace",
     "compress": "compressor.run.pipeline",
     "export_run": "compressor.run.pipeline",
     "inspect": "compressor.run.pipeline",
     "load": "compressor.deploy.artefacts",
+    "read_file": "compressor.foreign.reading",
     "read_trace": "compressor.trace.retrace",
 }
 
 __all__ = [
-    "CompressorError", "Result", "Trace", "compress", "export_run", "inspect", "load", "read_trace",
+    "CompressorError", "FileNetwork", "Result", "Trace", "compress", "export_run", "inspect",
+    "load", "read_file", "read_trace",
 ]  # fmt: skip
 
 

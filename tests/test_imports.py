@@ -24,7 +24,7 @@ PACKAGES = ("compressor", "adapters", "cli")
 DESIGN = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
 
 # Packages that bring torch when they are imported.
-TORCH = {"torch", "torch_pruning", "torchvision", "timm", "thop", "onnxscript"}
+TORCH = {"torch", "torch_pruning", "torchvision", "timm", "thop", "onnxscript", "transformers"}
 ONLY = {
     "torch_pruning": {"adapters.dependency_groups"},
     "onnx": {
@@ -32,6 +32,7 @@ ONLY = {
         "compressor.latency.parts",
         "compressor.latency.operators",
         "compressor.device.origins",
+        "compressor.foreign.onnx_graph",
         "compressor.deploy.quantise",
         "compressor.deploy.slicing",
         "compressor.deploy.targets",
@@ -46,8 +47,8 @@ ONLY = {
 }
 # Packages of the engine, in the order in which they may import.
 ORDER = (
-    "search", "trace", "device", "network", "foreign", "refit", "score", "deploy", "latency", "report", "run",
-    "testing",
+    "search", "trace", "device", "network", "foreign", "refit", "score", "deploy", "latency",
+    "report", "run", "testing",
 )  # fmt: skip
 # These, and the modules outside of all packages, stay without torch.
 FREE = ("search", "trace", "device", "latency", "report")

@@ -31,7 +31,7 @@ class Layer:
     tensors: Mapping[str, Tensor]
 
     def module(self) -> nn.Module:
-        """The module in evaluation mode; its tensors are those given, as parameters where torch has parameters."""
+        """The module in evaluation mode; its tensors are those given."""
         made = self.kind(**self.config, device="meta")
         for leaf in (*made._parameters, *made._buffers):
             given = self.tensors.get(leaf)
