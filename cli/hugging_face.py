@@ -150,7 +150,14 @@ def _library() -> ModuleType:
 def _kind(library: ModuleType, config: Any, text: str) -> Any:
     """The class that the checkpoint was saved as."""
     names = getattr(config, "architectures", None) or []
-    kind = getattr(library, names[0], None) if names and isinstance(names[0], str) else None
+    named = bool(names) and isinstance(names[0], str)
+    try:
+        kind = getattr(library, names[0], None) if named else None
+    except (ImportError, RuntimeError) as error:  # it imports a network's module only now
+        raise TargetError(
+            f"transformers cannot import {names[0]} for {text}: {str(error).splitlines()[0]}; "
+            "install what that network needs (torchvision must be of the same build as torch)"
+        ) from error
     if not (isinstance(kind, type) and issubclass(kind, library.PreTrainedModel)):
         known = names[0] if names else "none"
         raise TargetError(

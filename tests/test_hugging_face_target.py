@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cli import hugging_face
 from cli.resolve import resolve_target
 from cli.target import Target
 from compressor.deploy.export import export_onnx
@@ -193,6 +195,17 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(TargetError, match=r"pip install layernas-compressor\[transformers\]"):
         read(tmp_path / "net")
+
+
+def test_a_network_that_cannot_be_imported_is_named() -> None:
+    class Broken(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            raise ModuleNotFoundError(f"Could not import module '{name}'.")
+
+    with pytest.raises(TargetError, match="cannot import ViTForImageClassification for hf:net"):
+        hugging_face._kind(Broken("transformers"), vit().config.__class__(
+            architectures=["ViTForImageClassification"]
+        ), "hf:net")  # fmt: skip
 
 
 def changed(path: Path, **config: Any) -> None:
