@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper
 
 from cli.main import main
-from compressor import foreign
+from compressor import untrusted
 from compressor.device.devices import parse_device
 from compressor.device.job import Job, Settings
 from compressor.device.local import LocalDevice
@@ -78,7 +78,7 @@ def test_a_result_that_is_no_file_of_ours_is_an_error(tmp_path: Path, kind: str)
         path.symlink_to("/dev/zero")
     elif kind == "large":
         path.touch()
-        os.truncate(path, foreign.MOST_JSON + 1)
+        os.truncate(path, untrusted.MOST_JSON + 1)
     else:
         seconds = '"seconds": 61.5'
         assert seconds in text

@@ -27,6 +27,8 @@ def folded(model: nn.Module) -> nn.Module:
         A copy, with `weight` in place of what it was computed from; the model itself where there is
         nothing to fold.
     """
+    if not isinstance(model, nn.Module):
+        return model  # what it is instead is said where a request is checked
     if not any(parametrize.is_parametrized(m) or list(_hooks(m)) for m in model.modules()):
         return model
     computed = (
