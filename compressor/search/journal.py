@@ -1,8 +1,9 @@
 """The journal of a run: one SQLite transaction per evaluation. Knows no torch.
 
-A run that is killed loses at most the evaluation in progress; the next one replays the search
-with the journal as a warm cache. A journal may come from anywhere, so its content is data:
-whatever is not what this module wrote is refused with a `RunError`. Nothing is unpickled.
+A run that is killed loses at most the evaluation in progress (`compressor.search.syncing` says what
+a power cut costs); the next one replays the search with the journal as a warm cache. A journal may
+come from anywhere, so its content is data: whatever is not what this module wrote is refused with a
+`RunError`. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from compressor.errors import RunError
 from compressor.files import JOURNAL
 from compressor.search.journal_file import require_plain
 from compressor.search.outcome import Outcome, by_network
+from compressor.search.syncing import Syncing
 from compressor.space import Architecture
 from compressor.untrusted import parse_json
 
@@ -50,6 +52,7 @@ class Journal:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
         self._path = path
+        self._syncing = Syncing(self._rows)
 
     @classmethod
     def open(cls, path: str | Path, settings: Mapping[str, Any]) -> Journal:
@@ -107,6 +110,8 @@ class Journal:
 
     def close(self) -> None:
         """Closes the file; the journal cannot be used afterwards."""
+        with suppress(RunError):  # what was written stays where it is, beside the file
+            self._syncing.end()
         self._connection.close()
 
     def outcome(self, architecture: Architecture) -> Outcome | None:
@@ -140,12 +145,12 @@ class Journal:
     def record(
         self, architecture: Architecture, outcome: Outcome, costs: Mapping[str, float]
     ) -> None:
-        """Keeps one evaluation, durably once this returns.
+        """Keeps one evaluation; once this returns, a process that is killed does not lose it.
 
         Raises:
             RunError: this repeat of the network is recorded already, or the file cannot be written.
         """
-        self._write(
+        self._keep(
             "INSERT INTO evaluations (architecture, score, reason, seconds, costs, repeat) "
             "VALUES (?, ?, ?, ?, ?, ?)",
             (
@@ -168,7 +173,7 @@ class Journal:
 
     def record_cost(self, unit: str, architecture: Architecture, value: float) -> None:
         """Keeps a measured cost, so that a resumed run sees the same noise."""
-        self._write(
+        self._keep(
             "INSERT OR REPLACE INTO costs VALUES (?, ?, ?)", (unit, _key(architecture), value)
         )
 
@@ -182,7 +187,7 @@ class Journal:
 
     def put(self, key: str, value: Any) -> None:
         """Notes a JSON value under `key`, in place of an earlier one."""
-        self._write("INSERT OR REPLACE INTO notes VALUES (?, ?)", (_NOTE + key, json.dumps(value)))
+        self._keep("INSERT OR REPLACE INTO notes VALUES (?, ?)", (_NOTE + key, json.dumps(value)))
 
     def _prepare(self, settings: dict[str, Any] | None) -> None:
         self._write("PRAGMA trusted_schema = OFF")
@@ -196,6 +201,8 @@ class Journal:
             raise self._broken(f"SQLite reports: {check[0][0] if check else 'nothing'}")
         elif settings is not None:
             self._compare(settings)
+        if settings is not None:
+            self._syncing.begin()
 
     def _tables(self) -> dict[str, str]:
         # what SQLite makes by itself for a UNIQUE column has no text
@@ -238,6 +245,10 @@ class Journal:
     def _write(self, statement: str, values: Sequence[Any] = ()) -> None:
         with _reported(self._path):
             self._connection.execute(statement, values)
+
+    def _keep(self, statement: str, values: Sequence[Any]) -> None:
+        self._write(statement, values)
+        self._syncing.wrote()
 
     def _json(self, text: object) -> Any:
         with suppress(ValueError):
