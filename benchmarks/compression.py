@@ -15,8 +15,8 @@ from types import ModuleType
 import compressor
 from benchmarks.support import environment, mean_spread, sample
 from compressor.budget import format_cost
+from compressor.names import KEEP
 from compressor.progress import Event
-from compressor.score.finetune import KEEP
 from compressor.score.judge import top1
 
 

@@ -5,27 +5,28 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from torch import nn
 
 from cli import options
 from cli.output import console, note, print_json, stdout_for
 from cli.progress import watching
 from cli.resolve import resolve_target
-from cli.tables import closing_table, frontier_table
+from cli.tables import closing_table, frontier_table, promises_table
 from cli.target import Target
 from compressor.budget import parse_goals
 from compressor.device.devices import parse_device
 from compressor.errors import UsageError
-from compressor.refit.ranking import RANKINGS
+from compressor.names import KEEP, RANKING_NAMES, SCORES
+from compressor.progress import Event
 from compressor.report.overview import FILE_NAME as OVERVIEW
 from compressor.report.overview import Overview
-from compressor.report.page import FILE_NAME, score_of
-from compressor.run import pipeline
-from compressor.score.finetune import KEEP
-from compressor.score.judge import SCORES
+from compressor.report.page import FILE_NAME
+from compressor.report.words import score_of
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _COUNT = click.IntRange(min=0)
 
@@ -90,7 +91,7 @@ _COUNT = click.IntRange(min=0)
 )
 @click.option(
     "--ranking",
-    type=click.Choice(list(RANKINGS)),
+    type=click.Choice(RANKING_NAMES),
     default="reconstruction",
     show_default=True,
     help="Which channels to keep first. Without refitting, reconstruction is magnitude.",
@@ -112,6 +113,7 @@ _COUNT = click.IntRange(min=0)
     help="Keep the measured times of operators here, for later runs on this device.",
 )
 @options.as_json
+@options.talk
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -137,39 +139,57 @@ def command(
     parse_goals(budget, frontier)  # a mistake here is told before anything is loaded
     parse_device(how["device"])
     shell = command_line(ctx)
-    with stdout_for(as_json=as_json):
+    with stdout_for(as_json=as_json), watching(console(stderr=True)) as progress:
+        progress(Event("load", 0, 2, target))
         found = resolve_target(target, data)
         note(found.note)
         judging = _judging(found, score)
-        with watching(console(stderr=True)) as progress:
-            result = pipeline.compress(
-                found.build_model(),
-                found.example_input,
-                budget=budget,
-                frontier=frontier,
-                calibration=found.calibration,
-                out=out,
-                validation=found.validation,
-                training=found.training,
-                score=judging,
-                **how,
-                command=shell,
-                origin={"target": anchored(target), "data": data and anchored(data)},
-                progress=progress,
-            )
+        progress(Event("load", 1, 2, "building the model"))
+        from compressor.run import pipeline  # noqa: PLC0415  (torch: help and completion go without)
+
+        model = found.build_model()
+        progress(Event("load", 2, 2))
+        result = pipeline.compress(
+            model,
+            found.example_input,
+            budget=budget,
+            frontier=frontier,
+            calibration=found.calibration,
+            out=out,
+            validation=found.validation,
+            training=found.training,
+            score=judging,
+            **how,
+            command=shell,
+            origin={
+                "target": anchored(target),
+                "data": data and anchored(data),
+                "folder": str(Path.cwd()),
+            },
+            progress=progress,
+        )
     if result.points:
         overview = Overview.read(out)
         if as_json:
             print_json({"run": str(out), **overview.to_json()})
             return
-        console().print(frontier_table(overview))
+        screen = console()
+        screen.print(frontier_table(overview))
+        screen.print()
+        rows = [row for point in result.points for row in point.summary.budgets]
+        screen.print(promises_table(list(dict.fromkeys(rows))))
+        screen.print()
         click.echo(f"{out / OVERVIEW}\n{out / FILE_NAME}")
         return
     if as_json:
         print_json({"run": str(out), **result.summary.to_json()})
         return
     summary = result.summary
-    console().print(closing_table(summary.base, summary.best, score_of(summary), summary.int8))
+    screen = console()
+    screen.print(closing_table(summary.base, summary.best, score_of(summary), summary.int8))
+    screen.print()
+    screen.print(promises_table(summary.budgets))
+    screen.print()
     files = [result.onnx_path, result.int8_path, out / FILE_NAME]
     click.echo("\n".join(str(path) for path in files if path is not None))
 

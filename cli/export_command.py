@@ -8,12 +8,11 @@ from pathlib import Path
 import click
 
 from cli import options
-from cli.output import note
+from cli.output import console, note
+from cli.progress import watching
 from cli.resolve import resolve_target, takes_data
-from compressor.deploy.int8 import INT8
 from compressor.errors import RunError
 from compressor.report.result import RunSummary
-from compressor.run import pipeline
 
 
 @click.command("export")
@@ -27,6 +26,7 @@ from compressor.run import pipeline
     help="Whether the file takes any batch size, or the example input's alone.",
 )
 @click.option("--int8", is_flag=True, help="Write the quantised file again as well.")
+@options.talk
 def command(
     run: Path, target: str | None, opset: int | None, dynamic_batch: bool, int8: bool
 ) -> None:
@@ -35,18 +35,24 @@ def command(
     The network is built by TARGET; without, by the run's own where that is torchvision:NAME or
     timm:NAME. A Python target is code, so a run cannot choose it.
     """
+    # torch: help and completion go without
+    from compressor.deploy.int8 import INT8  # noqa: PLC0415
+    from compressor.run import pipeline  # noqa: PLC0415
+
     text, data = origin(RunSummary.read(run), run, target)
     found = resolve_target(text, data, needs_data=data is not None or not takes_data(text))
     note(found.note)
-    report = pipeline.export_run(
-        run,
-        found.build_model(),
-        found.example_input,
-        opset=opset,
-        dynamic_batch=dynamic_batch,
-        calibration=found.calibration,
-        int8=int8,
-    )
+    with watching(console(stderr=True)) as progress:
+        report = pipeline.export_run(
+            run,
+            found.build_model(),
+            found.example_input,
+            opset=opset,
+            dynamic_batch=dynamic_batch,
+            calibration=found.calibration,
+            int8=int8,
+            progress=progress,
+        )
     click.echo(str(report.path))
     if int8:
         click.echo(str(run / INT8))

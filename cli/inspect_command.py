@@ -9,7 +9,7 @@ from cli.output import console, note, print_json, stdout_for
 from cli.progress import watching
 from cli.resolve import resolve_target
 from cli.tables import inspection_parts
-from compressor.run import pipeline
+from compressor.progress import Event
 
 
 @click.command("inspect")
@@ -17,18 +17,24 @@ from compressor.run import pipeline
 @options.data
 @options.adapter
 @options.as_json
+@options.talk
 def command(target: str, data: str | None, adapter: str, as_json: bool) -> None:
     """Show the search layers of TARGET, what is frozen and why, and what was not counted.
 
     Needs build_model() and example_input() alone; no data is read.
     """
-    with stdout_for(as_json=as_json):
+    with stdout_for(as_json=as_json), watching(console(stderr=True)) as progress:
+        progress(Event("load", 0, 2, target))
         found = resolve_target(target, data, needs_data=False)
         note(found.note)
-        with watching(console(stderr=True)) as progress:
-            inspection = pipeline.inspect(
-                found.build_model(), found.example_input, adapter=adapter, progress=progress
-            )
+        progress(Event("load", 1, 2, "building the model"))
+        from compressor.run import pipeline  # noqa: PLC0415  (torch: help and completion go without)
+
+        model = found.build_model()
+        progress(Event("load", 2, 2))
+        inspection = pipeline.inspect(
+            model, found.example_input, adapter=adapter, progress=progress
+        )
     if as_json:
         print_json(inspection.to_json())
         return

@@ -1,17 +1,20 @@
 """The command `compressor`: which commands there are, and what errors look like.
 
-Commands are imported when they are called: torch takes seconds, and help must not.
+Commands are imported when they are called, and torch when they run: it takes seconds, and neither
+help nor a shell that completes a command may wait for it.
 """
 
 from __future__ import annotations
 
 import errno
 import importlib
+import traceback
 from importlib import metadata
 from typing import Any, NoReturn
 
 import click
 
+from cli import verbosity
 from compressor.errors import CompressorError
 
 _COMMANDS = {
@@ -19,7 +22,9 @@ _COMMANDS = {
     "compress": "Search a smaller network within a budget and export it as verified ONNX.",
     "export": "Write a run's ONNX file again, with other options.",
     "measure": "Time ONNX files against each other in ONNX Runtime.",
-    "report": "Write a run's report again.",
+    "report": "Write a run's report again, as a page or as Markdown.",
+    "compare": "Put several runs side by side.",
+    "completion": "Print what a shell needs to complete this command.",
 }
 _INTERRUPTED = 130  # as a shell counts a process that Ctrl-C ended
 
@@ -68,6 +73,8 @@ class Commands(click.Group):
 
 
 def _fail(ctx: click.Context, message: str, code: int) -> NoReturn:
+    if verbosity.level() == "debug":
+        click.echo(traceback.format_exc(), err=True)
     click.echo(message, err=True)
     ctx.exit(code)
 
@@ -91,11 +98,14 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     callback=_print_version,
     help="Show the version and exit.",
 )
+@verbosity.options
 def main() -> None:
     """Compress a trained PyTorch network to a budget and export verified ONNX.
 
     TARGET is path/to/file.py, package.module, torchvision:NAME, timm:NAME, hf:NAME_OR_DIR,
     FILE.pt2 or FILE.onnx.
+
+    Results are on standard output, all else on standard error; NO_COLOR and COLUMNS are kept.
 
     Exit codes: 0 done, 1 the budget cannot be met or a check failed, 2 wrong use.
     """

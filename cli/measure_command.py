@@ -12,6 +12,7 @@ import click
 
 from cli import options
 from cli.output import console, print_json
+from cli.progress import watching
 from cli.tables import latency_table, noise_note, profile_tables
 from compressor.device.devices import parse_device
 from compressor.device.job import OPTIMISATIONS, Job, Settings
@@ -21,6 +22,7 @@ from compressor.device.profile import Profile
 from compressor.device.profiling import profile_models
 from compressor.device.timing import Schedule
 from compressor.errors import UsageError
+from compressor.progress import Event, Progress
 from compressor.report.profile_chart import check_picture, write_profile_picture
 
 _SHAPE = re.compile(r"^(.+)=(\d+(?:[x,]\d+)*)$")
@@ -86,6 +88,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @options.device
 @options.as_json
+@options.talk
 def command(  # noqa: PLR0913  (the options)
     *,
     models: tuple[Path, ...],
@@ -111,8 +114,11 @@ def command(  # noqa: PLR0913  (the options)
     where = parse_device(device)
     if isinstance(where, LocalDevice):
         where = replace(where, trial=timeout)
-    found = measure_fully(job, where)
-    profiles = _profiles(job) if profiled else {}
+    with watching(console(stderr=True)) as progress:
+        progress(Event("measure", 0, None, device, seconds=seconds))
+        found = measure_fully(job, where)
+        progress(Event("measure", 1, 1, device))
+        profiles = _profiles(job, progress) if profiled else {}
     if picture is not None:
         write_profile_picture({Path(name).name: p for name, p in profiles.items()}, picture)
     if as_json:
@@ -136,8 +142,11 @@ def _require_profiled(models: int, picture: Path | None, device: str) -> None:
         check_picture(models)
 
 
-def _profiles(job: Job) -> dict[str, Profile]:
-    return profile_models(job.models, job.settings, batch=job.batch, shapes=job.shapes)
+def _profiles(job: Job, progress: Progress) -> dict[str, Profile]:
+    progress(Event("profile", 0, 1, "where the time goes"))
+    found = profile_models(job.models, job.settings, batch=job.batch, shapes=job.shapes)
+    progress(Event("profile", 1, 1, "where the time goes"))
+    return found
 
 
 def referred(models: Sequence[Path], reference: Path | None) -> list[Path]:

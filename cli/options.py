@@ -7,6 +7,9 @@ from pathlib import Path
 
 import click
 
+from cli import verbosity
+
+talk = verbosity.options
 target = click.argument("target")
 run = click.argument("run", type=click.Path(path_type=Path))
 data = click.option(
@@ -42,6 +45,13 @@ threads = click.option(
     default=1,
     show_default=True,
     help="Threads of ONNX Runtime.",
+)
+output = click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    metavar="FILE",
+    help="Where to write; - is standard output.",
 )
 device = click.option(
     "--device",

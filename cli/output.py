@@ -7,10 +7,14 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
+
+from cli import verbosity
+from compressor.files import write_text
 
 _FILE_WIDTH = 140  # columns where nobody looks at a terminal: names stay whole in a file
 
@@ -30,6 +34,18 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=1))
 
 
+def write_or_print(text: str, path: Path | None) -> None:
+    """Writes a text and prints where; on standard output where no file or `-` was asked for.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    if path is None or str(path) == "-":
+        click.echo(text, nl=not text.endswith("\n"))
+    else:
+        click.echo(str(write_text(path, text)))
+
+
 def console(*, stderr: bool = False) -> Console:
     """A rich console; honours NO_COLOR and COLUMNS."""
     made = Console(stderr=stderr, highlight=False)
@@ -40,5 +56,5 @@ def console(*, stderr: bool = False) -> Console:
 
 def note(text: str) -> None:
     """Tells something on stderr; nothing for an empty text."""
-    if text:
+    if text and verbosity.says("warning"):
         click.echo(f"note: {text}", err=True)

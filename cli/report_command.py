@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
 
 from cli import options
-from cli.output import console, print_json
+from cli.output import console, print_json, write_or_print
 from cli.trace_tables import trace_parts
 from compressor.errors import UsageError
+from compressor.files import write_text
 from compressor.plain import encode
+from compressor.report import markdown, page
+from compressor.report.interactive import find_library
 from compressor.report.overview import FILE_NAME as OVERVIEW
 from compressor.report.overview import Overview
-from compressor.report.page import FILE_NAME, write_overview, write_report
 from compressor.report.result import RunSummary
 from compressor.trace.retrace import read_trace
+
+# form to the file's name, the text of a run and that of a frontier
+_WRITERS: Mapping[str, tuple[str, Callable[[RunSummary], str], Callable[[Overview], str]]] = {
+    "html": (
+        page.FILE_NAME,
+        lambda summary: page.render(summary, find_library()),
+        lambda overview: page.render_overview(overview, find_library()),
+    ),
+    "md": (markdown.FILE_NAME, markdown.render_markdown, markdown.render_overview_markdown),
+}
 
 
 @click.command("report")
@@ -32,27 +45,57 @@ from compressor.trace.retrace import read_trace
     help="With --trace: which of the run's searches, where there are several (the last).",
 )
 @click.option("--json", "as_json", is_flag=True, help="With --trace: print one JSON object.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(list(_WRITERS)),
+    default="html",
+    show_default=True,
+    help="A page, or Markdown.",
+)
+@options.output
+@options.talk
 def command(
-    run: Path, *, trace: bool, layer: str | None, search: int | None, as_json: bool
+    run: Path,
+    *,
+    trace: bool,
+    layer: str | None,
+    search: int | None,
+    as_json: bool,
+    form: str,
+    output: Path | None,
 ) -> None:
-    """Write RUN/report.html from RUN/result.json, or tell what the search did."""
+    """Write RUN/report.html or RUN/report.md from RUN/result.json, or tell what the search did."""
+    if trace and output is not None:
+        raise UsageError("--trace is printed, so it takes no --output; redirect it: > FILE")
     if trace:
         _print_trace(run, layer, search, as_json=as_json)
     elif layer is not None or search is not None or as_json:
         raise UsageError("--layer, --search and --json belong to --trace; add it")
+    elif output is not None:
+        _write_one(run, form, output)
     else:
-        _write_reports(run)
+        _write_reports(run, form)
 
 
-def _write_reports(run: Path) -> None:
-    """The report of a run, or all reports of a frontier."""
+def _write_reports(run: Path, form: str) -> None:
+    """The report of a run, or all reports of a frontier, each in its folder."""
+    place, one, several = _WRITERS[form]
     if not (run / OVERVIEW).is_file():
-        click.echo(str(write_report(RunSummary.read(run), run / FILE_NAME)))
+        click.echo(str(write_text(run / place, one(RunSummary.read(run)))))
         return
     overview = Overview.read(run)
     for folder in [run / row.folder for row in overview.rows]:
-        click.echo(str(write_report(RunSummary.read(folder), folder / FILE_NAME)))
-    click.echo(str(write_overview(overview, run / FILE_NAME)))
+        click.echo(str(write_text(folder / place, one(RunSummary.read(folder)))))
+    click.echo(str(write_text(run / place, several(overview))))
+
+
+def _write_one(run: Path, form: str, output: Path) -> None:
+    """The report of a run, or the table of a frontier, where it was asked for."""
+    _, one, several = _WRITERS[form]
+    frontier = (run / OVERVIEW).is_file()
+    text = several(Overview.read(run)) if frontier else one(RunSummary.read(run))
+    write_or_print(text, output)
 
 
 def _print_trace(run: Path, layer: str | None, search: int | None, *, as_json: bool) -> None:

@@ -14,8 +14,9 @@ from compressor.device.profile import Key, NodeTime, Profile, grouped
 from compressor.device.timing import NOISY, Latency
 from compressor.report.comparison import comparison
 from compressor.report.overview import Overview
-from compressor.report.page import overview_table
-from compressor.report.result import Figures
+from compressor.report.overview_table import overview_table
+from compressor.report.result import BudgetRow, Figures
+from compressor.report.words import promises
 
 if TYPE_CHECKING:  # it brings torch, which `compressor measure` can do without
     from compressor.run.reading import Inspection
@@ -35,6 +36,15 @@ def closing_table(
     for row in comparison(base, best, score, int8):
         cells = [row.base, row.best, row.ratio, row.int8, row.int8_ratio]
         table.add_row(row.what, *cells[: len(titles)])
+    return table
+
+
+def promises_table(rows: Sequence[BudgetRow]) -> Table:
+    """What was promised beside what was counted or measured of the delivered file."""
+    table = text_table("Budget", ("Promised", RIGHT), ("Measured", RIGHT), ("", "left"))
+    for row in promises(tuple(rows)):
+        cells = (row.budget, row.promised, row.measured, "met" if row.met else "missed")
+        table.add_row(*map(Text, cells))
     return table
 
 
@@ -174,9 +184,9 @@ def text_table(first: str, *others: tuple[str, str]) -> Table:
     table = Table(
         box=None, header_style="bold", pad_edge=False, title_justify="left", caption_justify="left"
     )
-    table.add_column(first, overflow="fold")
+    table.add_column(Text(first), overflow="fold")
     for name, justify in others:
-        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        table.add_column(Text(name), justify=justify, overflow="fold")  # type: ignore[arg-type]
     return table
 
 

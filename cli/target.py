@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from torch import Tensor, nn
+if TYPE_CHECKING:  # a shell that completes a command must not wait for torch
+    from torch import Tensor, nn
 
-Example: TypeAlias = Tensor | tuple[Tensor, ...]
+Example: TypeAlias = "Tensor | tuple[Tensor, ...]"
 FORMS = (
     "path/to/file.py, package.module, torchvision:NAME, timm:NAME, hf:NAME_OR_DIR, FILE.pt2 or "
     "FILE.onnx"
@@ -27,7 +28,7 @@ class Target:
         validation: batches for the score, the same at each pass; None where a part of the
             calibration data serves.
         training: batches for fine-tuning, or None.
-        score: higher is better, or None for one of `compressor.score.judge.SCORES`.
+        score: higher is better, or None for one of `compressor.names.SCORES`.
         note: what the user should know about how the data was read; empty where nothing.
     """
 

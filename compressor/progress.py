@@ -16,12 +16,15 @@ class Event:
         done: finished units of the step.
         total: units in all, or None where that is not known.
         note: the latest finding in a few words, for example the best score so far.
+        seconds: about how long the step takes from its first event on, where that is known before
+            it begins; None where only its units tell.
     """
 
     stage: str
     done: int
     total: int | None = None
     note: str = ""
+    seconds: float | None = None
 
 
 Progress: TypeAlias = Callable[[Event], None]

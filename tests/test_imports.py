@@ -44,6 +44,7 @@ ONLY = {
     "jinja2": {"compressor.report.page"},
     "sqlite3": {"compressor.search.journal"},
     "pickle": set(),
+    "plotly": set(),  # read as a file
 }
 # Packages of the engine, in the order in which they may import.
 ORDER = (

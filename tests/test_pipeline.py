@@ -249,8 +249,9 @@ def test_exporting_again_keeps_what_the_file_says(real: dict[str, Any]) -> None:
 
 def test_progress_tells_every_stage(real: dict[str, Any]) -> None:
     stages = list(dict.fromkeys(e.stage for e in real["events"]))
-    wanted = ["read", "verify", "library", "sensitivity", "search", "probe", "refit"]
-    assert stages == [*wanted, "fine-tune", "export"]
+    wanted = ["check", "read", "verify", "score the original", "data", "library", "sensitivity"]
+    wanted += ["search", "probe", "refit", "fine-tune", "export", "profile", "measure"]
+    assert stages == wanted
     search = [e for e in real["events"] if e.stage == "search"]
     assert [e.done for e in search] == list(range(7))
     assert "best score in budget" in search[-1].note

@@ -114,6 +114,10 @@ def test_unknown_keys_are_passed_over() -> None:
         ({"architecture": [0, 1.5]}, r"'architecture\[1\]' must be of type int"),
         ({"settings": {"seed": {}}}, "'settings.seed' must be"),
         ({"widths": "all" * 100}, "'widths' must be of type list"),
+        (
+            {"budgets": [{"unit": "joules", "requested": "", "limit": 1.0, "reached": 1.0}]},
+            "one of madds, params, latency, but got",
+        ),
     ],
 )
 def test_another_form_is_refused_by_name(change: dict[str, object], said: str) -> None:
@@ -184,3 +188,21 @@ def test_a_budget_knows_whether_it_is_met() -> None:
 )
 def test_encoding_loses_nothing(figures: Figures) -> None:
     assert decode(Figures, json.loads(json.dumps(encode(figures)))) == figures
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"seconds": NaN}', "must be finite"),
+        ('{"seconds": -Infinity}', "must be finite"),
+        ('{"seconds": 1e400}', "at most 1e\\+18"),
+        ('{"evaluations": 1' + "0" * 400 + "}", "at most 1e\\+18"),
+        ('{"command": "\\ud800"}', "surrogates"),
+        ("[" * 100_000, "recursion|nested|Expecting"),
+        ('{"schema": 1', "Expecting"),
+    ],
+)
+def test_what_no_page_could_show_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(RunError, match=said):
+        RunSummary.read(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -189,14 +190,51 @@ def tensors_hash(named: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def batches_hash(batches: Batches) -> str:
-    """SHA-256 over all inputs and targets, in order."""
+@dataclass(frozen=True)
+class Contents:
+    """What batches hold.
+
+    Attributes:
+        sha256: over all inputs and targets, in order.
+        batches: how many.
+        inputs: in all of them together.
+        shapes: of the tensors of one input of the first batch, without the batch.
+        targets: whether the first batch has any.
+    """
+
+    sha256: str
+    batches: int
+    inputs: int
+    shapes: tuple[tuple[int, ...], ...]
+    targets: bool
+
+
+def contents(batches: Batches) -> Contents:
+    """Reads all batches once.
+
+    Raises:
+        DataError: there is no batch, or one has another form.
+    """
+    sizes: list[int] = []
+    forms: list[tuple[tuple[tuple[int, ...], ...], bool]] = []
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for number, batch in enumerate(batches):
             inputs, targets = split(batch)
+            if not sizes:
+                shapes = tuple(tuple(t.shape[1:]) for t in inputs)
+                forms.append((shapes, targets is not None))
+            sizes.append(size_of(inputs))
             yield from ((f"{number}", t) for t in inputs)
             if targets is not None:
                 yield f"{number}y", targets
 
-    return tensors_hash(tensors())
+    digest = tensors_hash(tensors())
+    if not forms:
+        raise DataError("data must hold at least one batch, but a pass over it gave none")
+    return Contents(digest, len(sizes), sum(sizes), *forms[0])
+
+
+def batches_hash(batches: Batches) -> str:
+    """SHA-256 over all inputs and targets, in order; see `contents`."""
+    return contents(batches).sha256

@@ -14,8 +14,8 @@ from compressor.budget import parse_budget
 from compressor.errors import BudgetError, RunError
 from compressor.files import write_json
 from compressor.plain import decode, encode
+from compressor.report.reading import read_plain
 from compressor.report.result import Figures, RunSummary, Setting
-from compressor.untrusted import read_json
 
 SCHEMA = 1
 FILE_NAME = "frontier.json"
@@ -101,7 +101,7 @@ class Overview:
         """
         path = run / FILE_NAME
         try:
-            overview = cls.from_json(read_json(path))
+            overview = cls.from_json(read_plain(path))
             _require_folders(run, overview)
         except (OSError, ValueError, BudgetError) as error:
             raise RunError(f"{str(path)!r} cannot be read: {error}") from error

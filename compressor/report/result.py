@@ -15,8 +15,8 @@ from compressor.device.profile import Profile
 from compressor.errors import RunError
 from compressor.files import write_json
 from compressor.plain import decode, encode
+from compressor.report.reading import read_plain
 from compressor.space import Architecture, Choice, Frozen, SearchSpace
-from compressor.untrusted import read_json
 
 SCHEMA = 1
 FILE_NAME = "result.json"
@@ -63,6 +63,7 @@ class LayerRow:
         chosen: what the compressed network has.
         modules: paths of the modules that change with it.
         madds: multiply-adds that the layer alone can take away, or None.
+        options: every choice that there was, readable, in the order of an architecture's numbers.
     """
 
     name: str
@@ -70,6 +71,7 @@ class LayerRow:
     chosen: Choice
     modules: tuple[str, ...] = ()
     madds: int | None = None
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,29 @@ class ScoredRow:
 
 
 @dataclass(frozen=True)
+class DataRow:
+    """Data that a run used.
+
+    Attributes:
+        use: what for: "calibration", "validation" or "training".
+        batches: how many there are; None where a loader does not tell.
+        inputs: how many inputs they hold together; None where they were not counted.
+        shapes: of the tensors of one input, without the batch, for example `3x32x32`.
+        targets: whether the first batch has targets; labels, for a classifier.
+        sha256: over all inputs and targets, in order; empty where it was not taken.
+        note: where the data came from, where that does not go without saying.
+    """
+
+    use: str
+    batches: int | None
+    inputs: int | None
+    shapes: tuple[str, ...]
+    targets: bool
+    sha256: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """Everything that a run's reader needs; the content of `result.json`.
 
@@ -141,9 +166,11 @@ class RunSummary:
         unranked: search layers on which the ranking had nothing to go by, with the reason.
         frontier: scored networks that no cheaper one beats, cheapest first.
         scored: every evaluation in order.
+        times: wall-clock seconds of each entry of `scored`; empty where that is not known.
         settings: what the run was asked for (seed, evaluations, target, ...).
         versions: library to version.
         machine: processor, threads, provider.
+        data: what the network was calibrated, judged and trained with.
         profiles: where one call spends its time, of the original and of the compressed network.
         command: a shell line that repeats the run; empty where a program started it.
         schema: version of this form.
@@ -164,9 +191,11 @@ class RunSummary:
     unranked: tuple[Frozen, ...] = ()
     frontier: tuple[FrontierPoint, ...] = ()
     scored: tuple[ScoredRow, ...] = ()
+    times: tuple[float, ...] = ()
     settings: Mapping[str, Setting] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, str | int] = field(default_factory=dict)
+    data: tuple[DataRow, ...] = ()
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     int8: Figures | None = None
     command: str = ""
@@ -208,13 +237,13 @@ class RunSummary:
         """
         path = run / FILE_NAME
         try:
-            return cls.from_json(read_json(path))
+            return cls.from_json(read_plain(path))
         except FileNotFoundError as error:
             raise RunError(
                 f"a finished run holds {FILE_NAME}, but there is none in {str(run)!r}; "
                 "`compressor compress` writes it"
             ) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{str(path)!r} cannot be read: {error}") from error
         except RunError as error:
             raise RunError(f"{str(path)!r} is not a result of this program: {error}") from error
@@ -232,6 +261,13 @@ def layer_rows(
     """
     amounts = [None] * len(space.layers) if control is None else [int(c) for c in control]
     return tuple(
-        LayerRow(layer.name, layer.choices[-1], choice, layer.modules, amount)
+        LayerRow(
+            layer.name,
+            layer.choices[-1],
+            choice,
+            layer.modules,
+            amount,
+            tuple(map(str, layer.choices)),
+        )
         for (layer, choice), amount in zip(space.choices(architecture), amounts, strict=True)
     )

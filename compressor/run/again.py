@@ -13,6 +13,7 @@ from compressor.device.measure import Settings
 from compressor.errors import UsageError
 from compressor.files import write_atomic
 from compressor.network.data import Batches, Inputs
+from compressor.progress import Event, Progress, silent
 from compressor.report.result import RunSummary
 from compressor.run.delivery import ONNX, SHA256, samples
 from compressor.versions import version_of
@@ -27,6 +28,7 @@ def export_again(
     dynamic_batch: bool = True,
     calibration: Batches = (),
     int8: bool = False,
+    progress: Progress = silent,
 ) -> ExportReport:
     """Writes the ONNX file of a finished run again, verified like the first time.
 
@@ -38,6 +40,7 @@ def export_again(
         dynamic_batch: whether the file takes any batch size.
         calibration: batches on which ONNX is compared with torch, beside random input.
         int8: whether the quantised file is written again as well, with ranges from `calibration`.
+        progress: told before and after each file.
 
     Raises:
         UsageError: a quantised file was asked for with a static batch.
@@ -58,6 +61,7 @@ def export_again(
         SHA256: str(summary.settings.get("original_sha256", "")),
         "compressor.version": version_of("layernas-compressor"),
     }
+    progress(Event("export", 0, 1, "writing and verifying ONNX"))
     report = export_onnx(
         small,
         example,
@@ -67,7 +71,10 @@ def export_again(
         metadata=details,
         samples=samples(calibration),
     )
+    progress(Event("export", 1, 1, "ONNX and torch agree"))
     if int8:
+        progress(Event("quantise", 0, 1, "ranges from the calibration data"))
         data = quantised_network(report.path, calibration, Settings()).data
         write_atomic(folder / INT8, lambda path: path.write_bytes(data))
+        progress(Event("quantise", 1, 1))
     return report

@@ -8,18 +8,24 @@ from dataclasses import replace
 from pathlib import Path
 
 from compressor.errors import RunError
+from compressor.progress import Progress, silent
 from compressor.report.overview import FILE_NAME, Overview
 from compressor.report.page import FILE_NAME as REPORT
 from compressor.report.page import write_overview
 from compressor.report.result import RunSummary
-from compressor.run.delivery import Found, deliver
+from compressor.run.delivery import deliver
 from compressor.run.request import Request, Stopwatch
+from compressor.run.summary import Found
 
 _UNFINISHED = ".unfinished"  # inside the run's folder, so that moving out of it is one step
 
 
 def deliver_all(
-    request: Request, found: Sequence[Found], folder: Path, watch: Stopwatch
+    request: Request,
+    found: Sequence[Found],
+    folder: Path,
+    watch: Stopwatch,
+    progress: Progress = silent,
 ) -> list[tuple[Path, RunSummary]]:
     """Writes a folder for each budget of the frontier, and the table of them all.
 
@@ -42,7 +48,9 @@ def deliver_all(
             own = each.budgets[0].budget
             budgets = tuple(resolved.budget for resolved in each.budgets)
             single = replace(request, budgets=budgets, frontier=())
-            delivered.append((own.folder, deliver(single, each, scratch / own.folder, watch)))
+            delivered.append(
+                (own.folder, deliver(single, each, scratch / own.folder, watch, progress))
+            )
         overview = Overview.of(delivered)
         (folder / FILE_NAME).unlink(missing_ok=True)
         for name, _ in delivered:

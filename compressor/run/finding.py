@@ -20,9 +20,10 @@ from compressor.latency.cost import LatencyCost, measurer_on
 from compressor.limits import ResolvedBudget, resolve_budgets
 from compressor.progress import Event, Progress
 from compressor.refit.library import LayerLibrary, make_library
-from compressor.run.delivery import ONNX, Found, measure_settings
+from compressor.run.delivery import ONNX, measure_settings
 from compressor.run.reading import Reading
 from compressor.run.request import Options, Request, Stopwatch
+from compressor.run.summary import Found
 from compressor.score.finetune import kept_score
 from compressor.score.scorer import Guide, Recipes, Scorer
 from compressor.search.frontier import layer_nas_frontier
@@ -108,6 +109,7 @@ def find(
             confirmed(result, goal, settings, again, within)
             for result, goal, within in zip(results, goals, given, strict=True)
         ]
+    took = {a: sum(o.seconds for o in made) for a, made in journal.outcomes().items()}
     found: list[Found] = []
     for (result, candidate), goal in reversed(
         [((t.search, t.candidate), g) for t, g in zip(taken, goals, strict=True)]
@@ -116,7 +118,7 @@ def find(
             found.append(replace(found[-1], search=result, budgets=goal))
             continue
         model, score = _finished(options, scorer, candidate.architecture, watch, progress)
-        new = Found(reading, library, result, candidate, model, score, base_score, goal)
+        new = Found(reading, library, result, candidate, model, score, base_score, goal, took)
         # Finished networks may rank otherwise: a looser budget never gets less than a tighter one.
         worse = found and found[-1].score >= score
         found.append(replace(found[-1], search=result, budgets=goal) if worse else new)
@@ -164,7 +166,10 @@ def _costs(
     costs: dict[str, CostModel] = {"madds": reading.madds, "params": reading.params}
     whole = dict(costs)
     if "latency" in request.units:
-        graph = export_base(request.model, request.example)
+        with watch.stage("graph"):
+            progress(Event("graph", 0, 1, "exporting the network once"))
+            graph = export_base(request.model, request.example)
+            progress(Event("graph", 1, 1))
         settings = measure_settings(request, _CANDIDATE)
 
         def cost(unit: str, **how: Any) -> LatencyCost:

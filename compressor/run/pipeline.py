@@ -17,18 +17,20 @@ from compressor.device.job import Device, Settings
 from compressor.device.local import LOCAL
 from compressor.errors import DeviceError
 from compressor.files import JOURNAL, run_folder
-from compressor.network.data import Batches, as_inputs, batches_hash, device_of, on, tensors_hash
+from compressor.network.data import Batches, as_inputs, device_of, on, tensors_hash
 from compressor.network.folding import folded
 from compressor.network.opinion import thop_madds
 from compressor.progress import Event, Progress, silent
 from compressor.report.result import FrontierPoint, RunSummary
 from compressor.run.again import export_again
+from compressor.run.data_used import CALIBRATION, VALIDATION, data_used, hash_of
 from compressor.run.deliveries import deliver_all
-from compressor.run.delivery import ONNX, Found, deliver
+from compressor.run.delivery import ONNX, deliver
 from compressor.run.finding import find
 from compressor.run.reading import Inspection, Reading, describe, read_network, require_layers
 from compressor.run.recognition import code_hash, training_hash
 from compressor.run.request import Options, Request, Stopwatch, make_request
+from compressor.run.summary import Found
 from compressor.score.evaluate import Score, checked_score
 from compressor.score.judge import Judge
 from compressor.search.journal import Journal
@@ -144,25 +146,33 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
         dict(origin or {}), parse_device(device) if isinstance(device, str) else device,
         int8, None if latency_folder is None else Path(latency_folder), keep,
     )  # fmt: skip
+    watch = Stopwatch()
+    progress(Event("check", 0, 1, "the data, and what the original network makes of it"))
     model = folded(model)
     request = make_request(
         model, example_input, (budget, frontier), calibration, validation, training, score, options
     )
-    watch = Stopwatch()
+    progress(Event("check", 1, 1))
     with run_folder(Path(out)) as folder:
         with watch.stage("read"):
             reading = read_network(model, request.example, adapter, progress)
         require_layers(reading)
-        base_score = checked_score(request.score, model)
+        with watch.stage("score the original"):
+            progress(Event("score the original", 0, 1))
+            base_score = checked_score(request.score, model)
+            progress(Event("score the original", 1, 1, f"{base_score:.4f}"))
         if options.int8:
             settings = Settings(threads, provider)
             require_quantisable(request.model, request.example, request.score, settings)
+        with watch.stage("data"):
+            progress(Event("data", 0, 1, "hashing what the run depends on"))
+            request = replace(request, data=data_used(request))
+            progress(Event("data", 1, 1))
         with _journal(folder, request, reading) as journal:
             found = find(request, reading, base_score, journal, watch, progress)
-        progress(Event("export", 0, None, "writing and verifying ONNX"))
         if not request.frontier:
-            return _result(found[0], folder, deliver(request, found[0], folder, watch))
-        delivered = deliver_all(request, found, folder, watch)
+            return _result(found[0], folder, deliver(request, found[0], folder, watch, progress))
+        delivered = deliver_all(request, found, folder, watch, progress)
     points = tuple(_result(f, p, s) for f, (p, s) in zip(found, delivered, strict=True))
     return replace(points[0], run=folder, points=points)
 
@@ -188,7 +198,10 @@ def inspect(
     model = folded(model)
     example = on(device_of(model), as_inputs(example_input))
     reading = read_network(model, example, adapter, progress)
-    return describe(reading, thop_madds(model, example))
+    progress(Event("count", 0, 1, "thop's second opinion"))
+    opinion = thop_madds(model, example)
+    progress(Event("count", 1, 1))
+    return describe(reading, opinion)
 
 
 def export_run(
@@ -200,6 +213,7 @@ def export_run(
     dynamic_batch: bool = True,
     calibration: Batches = (),
     int8: bool = False,
+    progress: Progress = silent,
 ) -> ExportReport:
     """Writes the ONNX file of a finished run again; see `compressor.run.again.export_again`."""
     return export_again(
@@ -210,6 +224,7 @@ def export_run(
         dynamic_batch=dynamic_batch,
         calibration=calibration,
         int8=int8,
+        progress=progress,
     )
 
 
@@ -246,7 +261,7 @@ def _fingerprint(request: Request, reading: Reading) -> dict[str, Any]:
             [layer.name, [[c.channels, c.kernel] for c in layer.choices]]
             for layer in reading.space.layers
         ],
-        "calibration data": batches_hash(request.calibration),
+        "calibration data": hash_of(request.data, CALIBRATION),
         "budget": sorted(str(b) for b in request.budgets),
         "seed": options.seed,
         "score": request.score_name,
@@ -261,7 +276,7 @@ def _fingerprint(request: Request, reading: Reading) -> dict[str, Any]:
         training = request.calibration if request.training is None else request.training
         print_["training data"] = training_hash(training)
     if request.validation is not None:
-        print_["validation data"] = batches_hash(request.validation)
+        print_["validation data"] = hash_of(request.data, VALIDATION)
     if request.frontier:
         print_["frontier"] = sorted(str(b) for b in request.frontier)
     if "latency" in request.units:

@@ -51,10 +51,10 @@ def read_network(
         DataError: the model does not run on the example.
         UsageError: there is no such adapter.
     """
+    progress(Event("read", 0, 1, "tracing the network"))
     reader = find_adapter(adapter)
     with evaluating(model):
         counted = count(model, example)  # says so where the network does not run
-        progress(Event("read", 0, 1, "tracing the network"))
         described = reader.read(model, example)
         progress(Event("read", 1, 1, f"{len(described.layers)} search layers"))
         space = verify_space(model, example, described, progress)

@@ -15,6 +15,7 @@ from compressor.budget import Budget, parse_goals
 from compressor.device.job import Device, Settings
 from compressor.device.local import LocalDevice
 from compressor.errors import DataError, UsageError
+from compressor.names import KEEP
 from compressor.network.counting import evaluating, forward
 from compressor.network.data import (
     Batches,
@@ -28,8 +29,8 @@ from compressor.network.data import (
 from compressor.network.layout import LaidOut, suits
 from compressor.network.passes import require_finite, watched
 from compressor.refit.ranking import check_ranking
+from compressor.report.result import DataRow
 from compressor.score.evaluate import Score
-from compressor.score.finetune import KEEP
 from compressor.score.judge import Judge, make_judge
 
 
@@ -50,7 +51,7 @@ class Options:
         command: shell line that repeats the run, for the report; empty from Python.
         origin: where the network came from, for the report and `compressor export`.
         device: where every latency is measured.
-        keep: which epoch of fine-tuning is kept, a name of `compressor.score.finetune.KEEP`.
+        keep: which epoch of fine-tuning is kept, a name of `compressor.names.KEEP`.
         latency_folder: where the times of single operators are kept for other runs, or None.
         int8: whether the network is also delivered quantised; budgets of latency are then its.
     """
@@ -94,6 +95,8 @@ class Request:
         example: inputs `[N, …]`.
         budgets: limits that hold together.
         frontier: limits that hold in turn, each together with `budgets`; empty for one network.
+        shared: whether `validation` is a part of the calibration data that was given.
+        data: what the data holds; empty until it was read.
         calibration: batches for BatchNorm statistics and for comparing ONNX with torch.
         validation: batches that a `Judge` shows; None where the user's own score judges.
         training: batches for fine-tuning, or None.
@@ -110,6 +113,8 @@ class Request:
     score: Score
     options: Options
     frontier: tuple[Budget, ...] = ()
+    shared: bool = False
+    data: tuple[DataRow, ...] = ()
 
     @property
     def goals(self) -> tuple[tuple[Budget, ...], ...]:
@@ -123,7 +128,7 @@ class Request:
 
     @property
     def score_name(self) -> str:
-        """A name of `compressor.score.judge.SCORES`, or "own" for the user's own function."""
+        """A name of `compressor.names.SCORES`, or "own" for the user's own function."""
         return self.score.name if isinstance(self.score, Judge) else "own"
 
 
@@ -158,7 +163,8 @@ def make_request(
     require_finite(model)
     calibrating = watched(calibration, "calibration data")
     own = callable(score)
-    if not own and validation is None:
+    shared = not own and validation is None
+    if shared:
         calibrating, validation = divided(calibrating)
     judged_on = None if own else watched(validation, "validation data")
     kept = None if training is None else watched(training, "training data", same=False)
@@ -169,7 +175,7 @@ def make_request(
         kept = None if kept is None else LaidOut(kept)
     judging = score if callable(score) else make_judge(score, judged_on or (), model)
     return Request(
-        model, example, budgets, calibrating, judged_on, kept, judging, options, frontier
+        model, example, budgets, calibrating, judged_on, kept, judging, options, frontier, shared
     )
 
 

@@ -44,8 +44,6 @@ class Recipe:
     keep: str = "best"
 
 
-KEEP = ("best", "last")
-"""Which epoch is kept."""
 _WARM_UP = 0.1  # share of all steps
 _LARGEST_GRADIENT = 5.0
 

@@ -166,8 +166,6 @@ def _agreement(outputs: Any, _: Tensor | None, reference: Any, temperature: floa
 
 
 _VALUES: Mapping[str, _Values] = {"top1": _top1, "loss": _loss, "agreement": _agreement}
-SCORES = tuple(_VALUES)
-"""Names that `make_judge` takes."""
 
 
 def _classified(name: str, outputs: Any, targets: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -39,7 +39,7 @@ class Recipes:
         refit: whether weights are refitted; otherwise BatchNorm is recalibrated.
         epochs: fine-tuning before each score (the paper's way); 0 scores without training.
         seed: of fine-tuning.
-        keep: which epoch is kept, a name of `compressor.score.finetune.KEEP`.
+        keep: which epoch is kept, a name of `compressor.names.KEEP`.
     """
 
     refit: bool = True

@@ -1,0 +1,8 @@
+"""Names that a user may give, for whoever must know them without torch. Knows no torch."""
+
+SCORES = ("top1", "loss", "agreement")
+"""What judges networks; `compressor.score.judge` says how."""
+KEEP = ("best", "last")
+"""Which epoch of fine-tuning is kept."""
+RANKING_NAMES = ("reconstruction", "magnitude", "activation", "taylor", "bn_scale")
+"""Which channels to keep first; `compressor.refit.ranking` says how."""
