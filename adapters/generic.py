@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from adapters.blocks import Blocks, find_blocks
 from adapters.dependency_groups import read_groups
 from adapters.forward_pass import Run, Told, read_run, running, told_sizes
 from adapters.groups import RawGroup, unit_positions, units
@@ -43,6 +44,7 @@ class GenericAdapter:
             nearly drops what the layer does, as deep networks allow in some places.
         most_widths: wide layers take a multiple of the divisor so that no more are offered.
         limits: of time and memory for following the channels; beyond them only kernels are choices.
+        blocks: whether residual blocks may be left out as a whole, each a search layer.
     """
 
     divisor: int = 8
@@ -50,6 +52,11 @@ class GenericAdapter:
     stub: float = 0.125
     most_widths: int = 16
     limits: Limits = USUAL
+    blocks: bool = False
+
+    def dropping_blocks(self) -> GenericAdapter:
+        """See `compressor.network.adapter.DropsBlocks`."""
+        return replace(self, blocks=True)
 
     def read(self, model: nn.Module, example: tuple[Tensor, ...]) -> SearchSpace:
         """See `compressor.network.adapter.Adapter`."""
@@ -74,6 +81,8 @@ class GenericAdapter:
                 reading.settle_choices(name, model, example)
         reading.add_kernels()
         reading.add_unreached(traced=groups is not None)
+        if self.blocks:
+            reading.add_blocks(find_blocks(model, example))
         return SearchSpace(tuple(reading.layers()), tuple(reading.frozen))
 
     def widths(self, width: int, per_unit: int) -> list[int]:
@@ -159,6 +168,13 @@ class _Reading:
                 key = name if name not in self._found else f"{name}:kernel"
                 choices = tuple(Choice(kernel=k) for k in _kernels(cut))
                 self._found[key] = SearchLayer(key, (name,), choices, kernel=cut)
+
+    def add_blocks(self, blocks: Blocks) -> None:
+        """Adds the choice of leaving a block out, before the choices inside of it."""
+        self.frozen += blocks.frozen
+        for layer in blocks.layers:
+            key = layer.name if layer.name not in self._found else f"{layer.name}:block"
+            self._found[key] = replace(layer, name=key)
 
     def add_unreached(self, *, traced: bool) -> None:
         """Names the convolutions and linear layers that no group mentions, and why.

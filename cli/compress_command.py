@@ -103,6 +103,7 @@ _COUNT = click.IntRange(min=0)
 )
 @options.data
 @options.adapter
+@options.drop_blocks
 @options.threads
 @options.provider
 @options.device

@@ -16,9 +16,10 @@ from compressor.progress import Event
 @options.target
 @options.data
 @options.adapter
+@options.drop_blocks
 @options.as_json
 @options.talk
-def command(target: str, data: str | None, adapter: str, as_json: bool) -> None:
+def command(target: str, data: str | None, adapter: str, drop_blocks: bool, as_json: bool) -> None:
     """Show the search layers of TARGET, what is frozen and why, and what was not counted.
 
     Needs build_model() and example_input() alone; no data is read.
@@ -33,7 +34,7 @@ def command(target: str, data: str | None, adapter: str, as_json: bool) -> None:
         model = found.build_model()
         progress(Event("load", 2, 2))
         inspection = pipeline.inspect(
-            model, found.example_input, adapter=adapter, progress=progress
+            model, found.example_input, adapter=adapter, drop_blocks=drop_blocks, progress=progress
         )
     if as_json:
         print_json(inspection.to_json())

@@ -36,6 +36,11 @@ adapter = click.option(
     help="How the network is read: a registered name, or package.module:Class, also of a file in "
     "this folder.",
 )
+drop_blocks = click.option(
+    "--drop-blocks",
+    is_flag=True,
+    help="Let the search leave out residual blocks as a whole.",
+)
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, the rest on stderr."
 )

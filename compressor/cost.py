@@ -3,8 +3,9 @@
 MAdds are counted as: one multiply and one add of a convolution, linear layer or matrix product,
 batch 1, counted once; nothing else counts. Each of them is `numel(weight) * positions`, where
 the positions (how often the weight is applied) stay when channels or kernels are cut, or shrink
-with an extent, as products between activations do. So one traced forward pass of the original
-gives an exact table for every architecture.
+with an extent, as products between activations do. Without its block nothing of it is left, which
+is one more factor, 0 or 1. So one traced forward pass of the original gives an exact table for
+every architecture.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import BudgetError
-from compressor.space import Architecture, ChannelGroup, Choice, SearchLayer, SearchSpace
+from compressor.space import (
+    Architecture,
+    Block,
+    ChannelGroup,
+    Choice,
+    SearchLayer,
+    SearchSpace,
+)
 
 
 class CostModel(Protocol):
@@ -124,7 +132,8 @@ class TableData:
     products: tuple[tuple[int, ...], ...]
 
 
-_FACTORS = 5  # that shrink: output and input channels, kernel area, and two more of a product
+# that shrink: output and input channels, kernel area, two more of a product, and its block
+_FACTORS = 6
 
 
 class SizeTable:
@@ -160,11 +169,13 @@ class SizeTable:
     ) -> SizeTable:
         """Builds the table from `(tensor, cost per element)` pairs and a constant cost."""
         axes, sizes = _axes(space, {t.name: t for t, _ in tensors})
+        blocks = _blocks(space.layers)
         products = []
         for tensor, weight in tensors:
             if weight:
                 names = (tensor.of, tensor.name) if tensor.of else (tensor.name,)
                 touched = [axes[k] for name in names for k in _tensor_axes(name, axes)]
+                touched += [axes[b.module, _BLOCK] for b in blocks if any(map(b.holds, names))]
                 rest = tensor_numel(tensor.shape) // math.prod(sizes[axis] for axis in touched)
                 products.append((weight * rest, *touched))
         cuts = _cuts(space, axes, sizes)
@@ -202,9 +213,10 @@ def madds_table(
         products: those between activations; and those of parameters, of which the ones are
             looked at whose number of rows shrinks.
     """
-    extents = {e.activation for x in space.layers if x.group for e in x.group.extents}
-    cut = [p for p in products if p.name in extents]
-    rest = sum(p.madds for p in products if p.name not in extents and not p.of)
+    shrinking = {e.activation for x in space.layers if x.group for e in x.group.extents}
+    shrinking |= {name for block in _blocks(space.layers) for name in block.products}
+    cut = [p for p in products if p.name in shrinking]
+    rest = sum(p.madds for p in products if p.name not in shrinking and not p.of)
     apart: dict[str, int] = {}
     for product in cut:
         apart[product.of] = apart.get(product.of, 0) + product.madds
@@ -230,6 +242,7 @@ def touched_madds(layers: Sequence[SearchLayer], tensors: Sequence[TensorSize]) 
     """Multiply-adds of the original in those weights and products that these layers can shrink."""
     names = {name for layer in layers if layer.group for name, _ in _group_axes(layer.group)}
     names |= {layer.kernel.tensor for layer in layers if layer.kernel}
+    names |= {t.name for block in _blocks(layers) for t in tensors if block.holds(t.name)}
     return sum(t.madds for t in tensors if t.name in names and t.of not in names)
 
 
@@ -243,12 +256,20 @@ def tensor_numel(shape: Sequence[int]) -> int:
 
 _Axis = tuple[str, int]
 _KERNEL = -1  # stands for all spatial dimensions of a convolution weight together
+_BLOCK = -2  # stands for a block, which is there or not
+
+
+def _blocks(layers: Sequence[SearchLayer]) -> list[Block]:
+    return [layer.block for layer in layers if layer.block]
 
 
 def _axes(space: SearchSpace, tensors: dict[str, TensorSize]) -> tuple[dict[_Axis, int], list[int]]:
     """Every dimension that some layer can cut, with its original size."""
     axes: dict[_Axis, int] = {}
     base: list[int] = []
+    for block in _blocks(space.layers):
+        axes[block.module, _BLOCK] = len(base)
+        base.append(1)
     for layer in space.layers:
         keys = _group_axes(layer.group) if layer.group else []
         if layer.kernel:
@@ -300,6 +321,8 @@ def _option_cuts(
         if axis is not None:
             left = choice.kernel**layer.kernel.spatial
             cuts[axis] = cuts.get(axis, 0) + sizes[axis] - left
+    if layer.block and not choice.kept:
+        cuts[axes[layer.block.module, _BLOCK]] = 1
     return {axis: cut for axis, cut in cuts.items() if cut}
 
 

@@ -1,21 +1,34 @@
 """Search layers, choices and architectures. Knows no torch.
 
 A `SearchLayer` is one decision: how many channels a group of coupled tensors keeps, which kernel
-a convolution is cropped to, or both. Its last choice is the original. An architecture is one
-option index per search layer: hashable, orderable, JSON; it is the key of every cache.
+a convolution is cropped to, or both; or whether a block is kept at all. Its last choice is the
+original. An architecture is one option index per search layer: hashable, orderable, JSON; it is
+the key of every cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from compressor.coupling import Coupling
+from compressor.cuts import (
+    PRODUCT,
+    Block,
+    ChannelGroup,
+    Extent,
+    KernelCut,
+    group_from_json,
+    group_to_json,
+)
 from compressor.errors import ArchitectureError
 
-PRODUCT = "product@"
-"""Begins the names of operators that multiply."""
+__all__ = [
+    "PRODUCT", "Architecture", "Block", "ChannelGroup", "Choice", "Extent", "Frozen", "KernelCut",
+    "SearchLayer", "SearchSpace", "canonical", "choice_to_json",
+]  # fmt: skip
 
 Architecture: TypeAlias = tuple[int, ...]
 
@@ -27,98 +40,22 @@ class Choice:
     Attributes:
         channels: channels kept of the layer's group.
         kernel: edge of the kernel, in elements.
+        kept: whether the layer's block is kept.
     """
 
     channels: int | None = None
     kernel: int | None = None
+    kept: bool | None = None
 
     def __str__(self) -> str:
         parts = []
+        if self.kept is not None:
+            parts.append("kept" if self.kept else "dropped")
         if self.channels is not None:
             parts.append(f"{self.channels} ch")
         if self.kernel is not None:
             parts.append(f"k{self.kernel}")
         return ", ".join(parts)
-
-
-@dataclass(frozen=True)
-class Extent:
-    """One dimension of an activation that shrinks with a decision.
-
-    Attributes:
-        activation: the output of a call that is told sizes (`compressor.network.sized`), or of a
-            product (`compressor.network.counting`).
-        dim: which of the sizes.
-        shape: all of the sizes, of the original network and one input.
-        per_unit: what one unit takes off. It is 0 of a size that stays, although the code derives
-            it from one that shrinks, as that of a head from the width before the heads.
-        written: whether the model's code writes the size out, so that it must be replaced.
-        whole: whether the sizes are all those of one tensor, not of parts of one.
-        exported: whether exported graphs write it out.
-    """
-
-    activation: str
-    dim: int
-    shape: tuple[int, ...]
-    per_unit: int
-    written: bool = False
-    whole: bool = True
-    exported: bool = True
-
-    @property
-    def product(self) -> bool:
-        """Whether it is of an operator that multiplies."""
-        return self.activation.startswith(PRODUCT)
-
-    def beside(self, other: Extent) -> Extent:
-        """The same size as two decisions see it."""
-        return replace(
-            self,
-            per_unit=min(self.per_unit, other.per_unit),
-            written=self.written or other.written,
-            exported=self.exported or other.exported,
-        )
-
-
-@dataclass(frozen=True)
-class ChannelGroup:
-    """Channels that must be cut together, and everything that changes with them.
-
-    Attributes:
-        width: channels of the original.
-        per_unit: channels that are kept or removed as one unit.
-        order: units from the first to keep to the first to remove; a permutation.
-        couplings: the dimensions that shrink, at most one entry for each tensor and dimension.
-        extents: dimensions of activations that shrink, where somebody must know.
-        statistics: operators that are taken over the channels, as
-            `compressor.network.statistics` names them, and where each unit sits in what they read.
-    """
-
-    width: int
-    per_unit: int
-    order: tuple[int, ...]
-    couplings: tuple[Coupling, ...]
-    extents: tuple[Extent, ...] = ()
-    statistics: tuple[Coupling, ...] = ()
-
-    def removed(self, channels: int) -> list[int]:
-        """Units that go when `channels` channels stay."""
-        return sorted(self.order[channels // self.per_unit :])
-
-
-@dataclass(frozen=True)
-class KernelCut:
-    """A convolution whose kernel can be cropped around its centre.
-
-    Attributes:
-        tensor: name of its weight, `[out, in / groups, k, …]`.
-        kernel: edge of the original kernel.
-        spatial: number of spatial dimensions.
-    """
-
-    tensor: str
-    kernel: int
-    spatial: int
 
 
 @dataclass(frozen=True)
@@ -131,6 +68,7 @@ class SearchLayer:
         choices: the options; the last is the original, the first is cheapest in every respect.
         group: what a change of channels touches, or None.
         kernel: what a change of kernel touches, or None.
+        block: what is left out by the first of its two choices, or None.
     """
 
     name: str
@@ -138,6 +76,16 @@ class SearchLayer:
     choices: tuple[Choice, ...]
     group: ChannelGroup | None = None
     kernel: KernelCut | None = None
+    block: Block | None = None
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """Tensors and activations that shrink with its channels or its kernel."""
+        names = {self.kernel.tensor} if self.kernel else set()
+        if self.group:
+            names |= {c.tensor for c in self.group.couplings}
+            names |= {e.activation for e in self.group.extents}
+        return frozenset(names)
 
 
 @dataclass(frozen=True)
@@ -190,12 +138,37 @@ class SearchSpace:
         for layer, option in zip(self.layers, architecture, strict=True):
             yield layer, layer.choices[option]
 
+    def dropped(self, architecture: Architecture) -> tuple[Block, ...]:
+        """Blocks that are left out."""
+        chosen = self.choices(architecture)
+        return tuple(layer.block for layer, choice in chosen if layer.block and not choice.kept)
+
+    @cached_property
+    def hidden_by(self) -> tuple[tuple[int, ...], ...]:
+        """For each layer the layers of the blocks that hold all that it touches; mostly none."""
+        blocks = [(i, layer.block) for i, layer in enumerate(self.layers) if layer.block]
+        found = []
+        for layer in self.layers:
+            homes = [{i for i, block in blocks if block.holds(name)} for name in layer.touched]
+            found.append(tuple(sorted(set().union(*homes))) if homes and all(homes) else ())
+        return tuple(found)
+
+    def canonical(self, architecture: Architecture) -> Architecture:
+        """The same network, with the original's option wherever a layer decides nothing.
+
+        That is inside of blocks that are left out.
+        """
+        return canonical(architecture, self.original, self.hidden_by)
+
     def removed(self, architecture: Architecture) -> dict[tuple[str, int], set[int]]:
         """Positions that go, for each `(tensor, dimension)` that shrinks.
 
-        Several layers may cut the same dimension (a convolution after a concatenation).
+        Several layers may cut the same dimension (a convolution after a concatenation). Tensors
+        of blocks that are left out are not named.
         """
-        return self._positions(architecture, lambda group: group.couplings)
+        dropped = self.dropped(architecture)
+        cuts = self._positions(architecture, lambda group: group.couplings)
+        return {key: gone for key, gone in cuts.items() if not _held(dropped, key[0])}
 
     def left_out(self, architecture: Architecture) -> dict[tuple[str, int], set[int]]:
         """Positions that go, for each operator and dimension that a statistic is taken over."""
@@ -216,12 +189,15 @@ class SearchSpace:
 
     def resized(self, architecture: Architecture) -> dict[tuple[str, int], tuple[Extent, int]]:
         """For each dimension of an activation that shrinks, what it was and its size now."""
+        dropped = self.dropped(architecture)
         found: dict[tuple[str, int], tuple[Extent, int]] = {}
         for layer, choice in self.choices(architecture):
             if layer.group is None or choice.channels is None:
                 continue
             gone = len(layer.group.removed(choice.channels))
             for extent in layer.group.extents if gone else ():
+                if _held(dropped, extent.activation):
+                    continue
                 key = (extent.activation, extent.dim)
                 other, left = found.get(key, (extent, extent.shape[extent.dim]))
                 found[key] = (extent.beside(other), left - gone * extent.per_unit)
@@ -229,10 +205,12 @@ class SearchSpace:
 
     def kernels(self, architecture: Architecture) -> dict[str, int]:
         """New kernel edge for each convolution weight whose kernel shrinks."""
+        dropped = self.dropped(architecture)
         return {
             layer.kernel.tensor: choice.kernel
             for layer, choice in self.choices(architecture)
             if layer.kernel and choice.kernel and choice.kernel != layer.kernel.kernel
+            if not _held(dropped, layer.kernel.tensor)
         }
 
     def describe(self, architecture: Architecture) -> dict[str, str]:
@@ -257,69 +235,66 @@ class SearchSpace:
         return cls(layers, frozen)
 
 
+def canonical(
+    architecture: Architecture, original: Architecture, hidden_by: Sequence[Sequence[int]]
+) -> Architecture:
+    """`SearchSpace.canonical` from plain values: without `hidden_by` every network is its own."""
+    if not any(hidden_by):
+        return architecture
+    return tuple(
+        whole if layers and all(architecture[i] == 0 for i in layers) else option
+        for option, whole, layers in zip(architecture, original, hidden_by, strict=True)
+    )
+
+
+def _held(blocks: Sequence[Block], name: str) -> bool:
+    return any(block.holds(name) for block in blocks)
+
+
+def choice_to_json(choice: Choice) -> list[int | bool | None]:
+    """Channels and kernel; of a block besides whether it is kept."""
+    shape = [choice.channels, choice.kernel]
+    return shape if choice.kept is None else [*shape, choice.kept]
+
+
 def _layer_to_json(layer: SearchLayer) -> dict[str, Any]:
-    group, kernel = layer.group, layer.kernel
+    group, kernel, block = layer.group, layer.kernel, layer.block
     return {
         "name": layer.name,
         "modules": list(layer.modules),
-        "choices": [[c.channels, c.kernel] for c in layer.choices],
-        "group": group
-        and {
-            "width": group.width,
-            "per_unit": group.per_unit,
-            "order": list(group.order),
-            "couplings": [c.to_json() for c in group.couplings],
-            "extents": [
-                [e.activation, e.dim, list(e.shape), e.per_unit, e.written, e.whole, e.exported]
-                for e in group.extents
-            ],
-            "statistics": [c.to_json() for c in group.statistics],
-        },
+        "choices": [choice_to_json(c) for c in layer.choices],
+        "group": group and group_to_json(group),
         "kernel": kernel
         and {"tensor": kernel.tensor, "kernel": kernel.kernel, "spatial": kernel.spatial},
+        **({"block": {"module": block.module, "products": list(block.products)}} if block else {}),
     }
 
 
 def _layer_from_json(data: Any) -> SearchLayer:
-    group, kernel = data["group"], data["kernel"]
+    group, kernel, block = data["group"], data["kernel"], data.get("block")
+    choices = tuple(_choice_from_json(*choice) for choice in data["choices"])
+    kept = [choice.kept for choice in choices]
+    if kept != ([False, True] if block else [None] * len(kept)):
+        raise ValueError(f"a block is dropped or kept, and nothing else is, but got {kept!r}")
     return SearchLayer(
         name=str(data["name"]),
         modules=tuple(map(str, data["modules"])),
-        choices=tuple(Choice(_kept(c), _kept(k)) for c, k in data["choices"]),
-        group=None if group is None else _group_from_json(group),
+        choices=choices,
+        group=None if group is None else group_from_json(group),
         kernel=None
         if kernel is None
         else KernelCut(str(kernel["tensor"]), int(kernel["kernel"]), int(kernel["spatial"])),
+        block=None
+        if block is None
+        else Block(str(block["module"]), tuple(map(str, block["products"]))),
     )
 
 
-def _group_from_json(data: Any) -> ChannelGroup:
-    per_unit = int(data["per_unit"])
-    if per_unit < 1:
-        raise ValueError(f"per_unit must be at least 1, but got {per_unit}")
-    return ChannelGroup(
-        int(data["width"]),
-        per_unit,
-        tuple(map(int, data["order"])),
-        tuple(Coupling.from_json(c) for c in data["couplings"]),
-        tuple(_extent_from_json(e) for e in data.get("extents", ())),
-        tuple(Coupling.from_json(c) for c in data.get("statistics", ())),
-    )
+def _choice_from_json(channels: Any, kernel: Any, kept: bool | None = None) -> Choice:
+    return Choice(_amount(channels), _amount(kernel), kept)
 
 
-def _extent_from_json(data: Any) -> Extent:
-    activation, dim, shape, per_unit, *flags = data
-    if not 2 <= len(flags) <= 3:  # files of older versions know of two
-        raise ValueError(f"an extent has six or seven values, but got {data!r}")
-    extent = Extent(
-        str(activation), int(dim), tuple(map(int, shape)), int(per_unit), *map(bool, flags)
-    )
-    if not 0 <= extent.dim < len(extent.shape) or min(extent.shape, default=0) < 1:
-        raise ValueError(f"an extent is one of its sizes, but got {data!r}")
-    return extent
-
-
-def _kept(value: Any) -> int | None:
+def _amount(value: Any) -> int | None:
     if value is not None and (type(value) is not int or value < 1):
         raise ValueError(f"a choice keeps at least 1, but got {value!r}")
     return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from importlib.metadata import entry_points
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -34,14 +34,37 @@ class Adapter(Protocol):
         """
 
 
-def find_adapter(name: str) -> Adapter:
+@runtime_checkable
+class DropsBlocks(Protocol):
+    """An adapter that can also find blocks to leave out as a whole."""
+
+    def dropping_blocks(self) -> Adapter:
+        """The same adapter, whose spaces have a layer for each block that can be left out."""
+
+
+def find_adapter(name: str, *, drop_blocks: bool = False) -> Adapter:
     """The adapter registered under `name`, or the class of `package.module:Class`.
 
+    Args:
+        name: of the adapter.
+        drop_blocks: whether it is to find blocks that can be left out.
+
     Raises:
-        UsageError: there is none; names those there are.
+        UsageError: there is none, or it finds no blocks; names those there are.
     """
-    if ":" in name:
-        return _import(name)
+    adapter = _import(name) if ":" in name else _registered(name)
+    if not drop_blocks:
+        return adapter
+    if not isinstance(adapter, DropsBlocks):
+        raise UsageError(
+            "blocks can be dropped only by an adapter that finds them, with a method "
+            f"dropping_blocks(), but {name!r} has none; leave dropping blocks out, or use the "
+            "adapter 'generic'"
+        )
+    return adapter.dropping_blocks()
+
+
+def _registered(name: str) -> Adapter:
     found = {e.name: e for e in entry_points(group=GROUP)}
     if name not in found:
         raise UsageError(

@@ -141,6 +141,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leave
         self._calls = 0
         self._uncounted: Counter[str] = Counter()
 
+    @property
+    def calls(self) -> int:
+        """Operators so far that are counted as products."""
+        return self._calls
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         rule = _RULES.get(func.overloadpacket)

@@ -145,6 +145,7 @@ class Replay:
     @contextmanager
     def _patched(self, batch: Hashable, finished: frozenset[str]) -> Iterator[None]:
         names = {*finished, *(n for n, kept in self._kept.items() if batch in kept)}
+        names &= self._modules.keys()  # of a network that may lack blocks
         with ExitStack() as stack:
             for name in names:
                 remembered = self._remembering(name, batch, finished)

@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from compressor.coupling import Role
 from compressor.errors import ArchitectureError
+from compressor.network.blocks import drop, silence, silenced
 from compressor.network.sized import resize
 from compressor.network.statistics import leave_out, leaving_out
 from compressor.space import Architecture, SearchSpace
@@ -32,7 +33,8 @@ def materialise(
 
     Returns:
         A new module of the same class in the mode of `model`, whose tensors hold only what is
-        kept. Every kept value is unchanged.
+        kept; instead of a block that is left out it has a module that passes on its input. Every
+        kept value is unchanged, and has the name that it had.
 
     Raises:
         ArchitectureError: the architecture is not of this space, or the space not of this model.
@@ -47,6 +49,7 @@ def materialise(
         touched[name.rpartition(".")[0]] = owner
     for path, owner in touched.items():
         agree(owner, model.get_submodule(path), through=f"{path}.weight" in through)
+    drop(small, space.dropped(architecture))
     resize(small, space.resized(architecture))
     return small
 
@@ -81,15 +84,16 @@ def through_tensors(space: SearchSpace) -> set[str]:
 
 
 def mask(model: nn.Module, space: SearchSpace, architecture: Architecture) -> nn.Module:
-    """The original network with removed channels and kernel rings contributing nothing.
+    """The original network with what is removed contributing nothing.
 
     Masked means: the slices of the *consumers'* weights that read removed channels are zero, and
-    so are the outer rings of cropped kernels; means and other statistics over channels, as
-    normalisations take them, leave the removed ones out. `model` is not touched; a copy is
-    returned.
+    so are the outer rings of cropped kernels, and all numbers of blocks that are left out; means
+    and other statistics over channels, as normalisations take them, leave the removed ones out.
+    `model` is not touched; a copy is returned.
     """
     copied = copy.deepcopy(model)
     _zero(copied, space, architecture)
+    silence(copied, space.dropped(architecture))
     leave_out(copied, space.left_out(architecture))
     return copied
 
@@ -105,7 +109,8 @@ def masked(model: nn.Module, space: SearchSpace, architecture: Architecture) -> 
         saved[name] = getattr(owner, leaf).detach().clone()
     try:
         _zero(model, space, architecture)
-        with leaving_out(model, space.left_out(architecture)):
+        left_out, dropped = space.left_out(architecture), space.dropped(architecture)
+        with leaving_out(model, left_out), silenced(model, dropped):
             yield
     finally:
         with torch.no_grad():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ class Fate:
         calls: how often a forward pass applies the module.
         clip: between which two numbers the (normalised) output is clipped next, as by a ReLU;
             None where it is not, or where anything else reads it too.
+        before: how many sums there were before the module ran.
     """
 
     norm: str | None = None
@@ -44,6 +46,17 @@ class Fate:
     position: int = 0
     calls: int = 1
     clip: tuple[float, float] | None = None
+    before: int = field(default=0, compare=False)
+
+    def without(self, sums: Sequence[range]) -> Fate:
+        """The same where a forward pass lacks some sums, by their numbers among all of them."""
+        if self.addend is None:
+            return self
+        number = self.before + self.addend
+        if any(number in gone for gone in sums):
+            return replace(self, addend=None, position=0)
+        fewer = sum(place in gone for gone in sums for place in range(self.before, number))
+        return replace(self, addend=self.addend - fewer)
 
 
 class FateTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -75,7 +88,8 @@ class FateTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
             if self._reads[name] != 1 + (fate.norm is not None):
                 fate = replace(fate, clip=None)  # noqa: PLW2901  (the same fate, knowing more)
             shared = fate.norm is not None and norms[fate.norm] > 1
-            found[name] = Fate(calls=fate.calls) if shared else fate
+            known = Fate(calls=fate.calls) if shared else fate
+            found[name] = replace(known, before=self._sums_before[name])
         return found
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -171,6 +185,48 @@ def trace_fates(model: nn.Module, example: Inputs) -> dict[str, Fate]:
             handle.remove()
     modules = dict(model.named_modules(remove_duplicate=False))
     return {n: fate for n, fate in tracer.fates().items() if calls[modules[n]] == fate.calls}
+
+
+def trace_sums(model: nn.Module, example: Inputs, paths: Sequence[str]) -> dict[str, range]:
+    """Which sums, by their numbers among all of a forward pass, are made inside of each module.
+
+    Args:
+        model: run once, in evaluation mode.
+        example: inputs `[N, …]`.
+        paths: of modules that run once.
+    """
+    counter = _SumCounter()
+    found: dict[str, range] = {}
+
+    def watch(path: str) -> Iterator[Any]:
+        module = model.get_submodule(path)
+        first: list[int] = []
+        yield module.register_forward_pre_hook(lambda *_: first.append(counter.sums))
+        yield module.register_forward_hook(
+            lambda *_: found.__setitem__(path, range(first[0], counter.sums))
+        )
+
+    handles = [handle for path in paths for handle in watch(path)]
+    try:
+        with evaluating(model), torch.no_grad(), counter:
+            forward(model, on(device_of(model), example))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+class _SumCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Counts sums as `FateTracer` and `SumWatcher` do."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.sums = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.sums += func.overloadpacket in _SUMS
+        return out
 
 
 class SumWatcher(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped

@@ -63,23 +63,33 @@ def verify_space(
     probe = Probe.make(model, example)
     found: dict[str, tuple[SearchLayer | None, str]] = {}
     checks = int(max(_FEWEST, min(_MOST, _MADDS / (2 * probe.count.madds + 1))))
-    for first in range(min(checks, len(space.layers))):
-        for layer, good, reason in _proved(probe, space.layers[first::checks]):
-            found[layer.name] = (good, reason)
-            progress(Event("verify", len(found), len(space.layers), layer.name))
+    blocks = [layer for layer in space.layers if layer.block]
+    # Without its block nothing of a layer shows, so the others are checked in the whole network.
+    for kind in ([layer for layer in space.layers if not layer.block], blocks):
+        for first in range(min(checks, len(kind))):
+            for layer, good, reason in _proved(probe, kind[first::checks]):
+                found[layer.name] = (good, reason)
+                progress(Event("verify", len(found), len(space.layers), layer.name))
     kept: list[SearchLayer] = []
     frozen = list(space.frozen)
     for layer in space.layers:
         good, reason = found[layer.name]
         kept += [good] if good else []
         frozen += [Frozen(layer.name, reason)] if reason else []
+    blocks = [layer for layer in kept if layer.block]
+    kept = [layer for layer in kept if not layer.block]
     if kept:  # in float64: a scale that the code derives from a width can be off by little
         kept, broken = _compatible(probe.precise or probe, [], kept)
         frozen += [Frozen(x.name, f"together with earlier layers: {why}") for x, why in broken]
     if any(map(_written, kept)):
         kept, broken = _for_batches(probe, kept)
         frozen += [Frozen(x.name, f"with two inputs: {why}") for x, why in broken]
-    return SearchSpace(tuple(kept), tuple(frozen))
+    if blocks:
+        kept, broken = _compatible(probe.precise or probe, kept, blocks)
+        frozen += [Frozen(x.name, f"together with other layers: {why}") for x, why in broken]
+    good_ones = {layer.name: layer for layer in kept}
+    ordered = tuple(good_ones[x.name] for x in space.layers if x.name in good_ones)
+    return SearchSpace(ordered, tuple(frozen))
 
 
 def _proved(
@@ -110,7 +120,9 @@ def _good_part(probe: Probe, layer: SearchLayer) -> tuple[SearchLayer | None, st
 
 def _only(layer: SearchLayer, field: str) -> tuple[Choice, ...]:
     found = sorted({int(getattr(choice, field)) for choice in layer.choices})
-    return tuple(Choice(**{field: value}) for value in found)
+    return tuple(
+        Choice(channels=value) if field == "channels" else Choice(kernel=value) for value in found
+    )
 
 
 def _compatible(

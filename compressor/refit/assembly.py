@@ -8,17 +8,18 @@ that were cut or refitted once are kept.
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from compressor.network.blocks import Bypasses
 from compressor.network.patches import from_matrix
 from compressor.network.sized import Sizes
 from compressor.network.structure import agree, cut_tensors, set_tensor, through_tensors
 from compressor.refit.consumers import Consumer, Fit, rest
-from compressor.space import Architecture, SearchSpace
+from compressor.space import Architecture, Block, SearchSpace
 
 _MEMORY = 16  # pieces are forgotten when they hold so many times the numbers of the network
 
@@ -48,6 +49,8 @@ class Assembler:
         self._consumers = consumers
         self._owners = dict(self.network.named_modules(remove_duplicate=False))
         self._sizes = Sizes(self.network)
+        self._blocks = {i: layer.block for i, layer in enumerate(space.layers) if layer.block}
+        self._bypasses = Bypasses(self.network, self._blocks.values())
         self._through = through_tensors(space)
         self._fed = {c.norm: name for name, c in consumers.items() if c.norm is not None}
         self._deciders = self._who_decides()
@@ -61,6 +64,7 @@ class Assembler:
     def assemble(self, architecture: Architecture, leave: Container[str] = ()) -> nn.Module:
         """The network of an architecture; valid until the next call; see `spoil` for changing it.
 
+        Blocks that are left out are passed by; `compressor.network.blocks.drop` takes them out.
         Every kept value is that of the original, except for the weights of refitted consumers
         and the constants and variances that follow them.
 
@@ -68,15 +72,21 @@ class Assembler:
             architecture: of the network.
             leave: spoiled modules that stay as the caller has made them.
         """
+        dropped = self.dropped(architecture)
         for path in self._deciders:
-            if self._now[path] is None and path in leave:
+            if (self._now[path] is None and path in leave) or _inside(dropped, path):
                 continue
             key = self._key(path, architecture)
             if key != self._now[path]:
                 self._install(path, self._piece(path, key, architecture))
                 self._now[path] = key
         self._sizes.set(self._space.resized(architecture))
+        self._bypasses.set(dropped)
         return self.network
+
+    def dropped(self, architecture: Architecture) -> tuple[Block, ...]:
+        """Blocks that an architecture leaves out."""
+        return self._space.dropped(architecture)
 
     def spoil(self, paths: Iterable[str]) -> None:
         """Says which modules the caller has changed; they are put in anew next time.
@@ -90,8 +100,14 @@ class Assembler:
             self._now[path] = None
 
     def changed(self, one: Architecture, other: Architecture) -> set[str]:
-        """Paths of the modules in which two architectures differ."""
-        return {p for p in self._deciders if self._key(p, one) != self._key(p, other)}
+        """Paths of the modules in which two architectures differ, and of blocks that one lacks."""
+        blocks = {b.module for i, b in self._blocks.items() if one[i] != other[i]}
+        gone = (*self.dropped(one), *self.dropped(other))
+        return blocks | {
+            p
+            for p in self._deciders
+            if self._key(p, one) != self._key(p, other) and not _inside(gone, p)
+        }
 
     def _who_decides(self) -> dict[str, tuple[int, ...]]:
         """For each module that can change, the search layers that change it."""
@@ -171,6 +187,10 @@ class Assembler:
             mean, variance = piece["running_mean"], piece["running_var"]
             piece["running_mean"] = mean - fit.constant[rows].to(mean)
             piece["running_var"] = variance * fit.share[rows].to(variance)
+
+
+def _inside(blocks: Sequence[Block], path: str) -> bool:
+    return any(block.holds(path) for block in blocks)
 
 
 def _fit(consumer: Consumer, space: SearchSpace, choices: Architecture) -> Fit | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -27,15 +27,20 @@ class Seen:
 
 @dataclass(frozen=True)
 class Pair:
-    """The original and the pruned network, each run from where it is still to be refitted."""
+    """The original and the pruned network, each run from where it is still to be refitted.
+
+    `fates` are those of the original's modules: the pruned network may lack some sums.
+    """
 
     original: Replay
     small: Replay
     calls: Calls
+    fates: Mapping[str, Fate]
     seen: dict[tuple[str, int], Seen] | None
 
-    def was(self, number: int, inputs: Inputs, name: str, fate: Fate) -> Seen:
+    def was(self, number: int, inputs: Inputs, name: str) -> Seen:
         """What a module of the original saw, for one batch."""
+        fate = self.fates[name]
         if self.seen is None:
             return self._look(self.original, number, inputs, name, fate)
         if (name, number) not in self.seen:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from compressor.network.blocks import drop
 from compressor.network.data import Batches, Inputs
 from compressor.network.tracing import trace_fates
 from compressor.progress import Event, Progress, silent
@@ -46,7 +47,9 @@ class LayerLibrary:
 
         The original network is not touched.
         """
-        return Assembler(self.model, self.space, self.consumers).assemble(architecture)
+        network = Assembler(self.model, self.space, self.consumers).assemble(architecture)
+        drop(network, self.space.dropped(architecture))
+        return network
 
 
 def make_library(

@@ -22,15 +22,16 @@ from compressor.network.counting import evaluating
 from compressor.network.data import Batches, Inputs, device_of, on
 from compressor.network.patches import input_dim, refittable
 from compressor.network.replay import Replay, trace_calls
-from compressor.network.tracing import trace_fates
+from compressor.network.tracing import Fate, trace_fates, trace_sums
 from compressor.progress import Event, Progress, silent
 from compressor.refit.capture import Pair, Seen, ticks_until_seen
 from compressor.refit.consumers import rest
 from compressor.refit.relevance import Relevance, relevance
 from compressor.refit.step import Step
-from compressor.space import Architecture, SearchSpace
+from compressor.space import Architecture, Block, SearchSpace
 
 _NEVER = sys.maxsize
+_NEXT = 3  # layers behind a block that is left out
 
 
 def refit(
@@ -82,22 +83,25 @@ class Refitter:
         self._seen: dict[tuple[str, int], Seen] | None = {} if remember else None
         self._example = on(device_of(model), example)
         self._known: dict[str, int] = {}
+        blocks = [layer.block.module for layer in space.layers if layer.block]
+        self._sums = trace_sums(model, example, blocks) if blocks else {}
 
     def whole(
         self, small: nn.Module, architecture: Architecture, progress: Progress = silent
     ) -> None:
-        """Refits every layer from the first one that lost inputs.
+        """Refits every layer from the first one that lost inputs, or a block before it.
 
         Args:
             small: the network of `architecture`, as materialised or from the library.
             architecture: what was cut.
             progress: told after each layer.
         """
-        cut = self._cut(architecture)
-        names = [n for n in self._fates if self._can(n)]
-        first = next((i for i, n in enumerate(names) if n in cut), len(names))
-        relevant = self._relevant(names[first:], progress)
-        self._solve(small, architecture, names[first:], progress, relevant)
+        cut, dropped = self._cut(architecture), self._space.dropped(architecture)
+        changed = (n in cut or _inside(dropped, n) for n in self._fates)
+        first = next((i for i, new in enumerate(changed) if new), len(self._fates))
+        names = [n for n in list(self._fates)[first:] if self._can(n) and not _inside(dropped, n)]
+        relevant = self._relevant(names, progress)
+        self._solve(small, architecture, names, progress, relevant)
 
     def _relevant(self, names: Sequence[str], progress: Progress) -> Relevance | None:
         """Where answers matter; None, all alike, where the network has no gradients."""
@@ -116,7 +120,7 @@ class Refitter:
         since: int = 0,
         replay: Replay | None = None,
     ) -> None:
-        """Refits only the layers that lost inputs, `touched`.
+        """Refits only the layers that lost inputs, or a block just before them, `touched`.
 
         Far cheaper than `whole`, and enough to tell which of two architectures is better.
 
@@ -137,6 +141,9 @@ class Refitter:
         """
         paths = list(changed)
         names = [n for n in self._fates if self._can(n)]
+        # Without the block that holds its BatchNorm, a layer before it is refitted otherwise.
+        blocks = [Block(path) for path in paths if path in self._sums]
+        paths += [n for n in names if _inside(blocks, self._fates[n].norm or "")]
         if any(path not in self.calls.once for path in (*paths, *names)):
             return 0
         tick = min((self._begins(path) for path in paths), default=_NEVER)
@@ -159,12 +166,36 @@ class Refitter:
     def touched(self, architecture: Architecture, since: int = 0) -> tuple[str, ...]:
         """Modules that `consumers` changes: layers that lost inputs, and BatchNorms behind them."""
         names = [n for n in self._consumers(architecture) if self._begins(n) >= since]
-        norms = [norm for n in names if (norm := self._fates[n].norm) is not None]
+        dropped = self._space.dropped(architecture)
+        norms = [norm for n in names if (norm := self._fate(n, dropped).norm) is not None]
         return (*names, *norms)
 
     def _consumers(self, architecture: Architecture) -> list[str]:
-        cut = self._cut(architecture)
-        return [n for n in self._fates if n in cut and self._can(n)]
+        dropped = self._space.dropped(architecture)
+        cut = self._cut(architecture) | self._behind(dropped)
+        return [n for n in self._fates if n in cut and self._can(n) and not _inside(dropped, n)]
+
+    def _behind(self, dropped: Sequence[Block]) -> set[str]:
+        """Layers next to what is left out: up to the first whose output enters a sum again.
+
+        What a block adds to a sum they can make up for best.
+        """
+        found: set[str] = set()
+        left = 0
+        for name in self._fates:
+            if _inside(dropped, name):
+                left = _NEXT
+            elif left:
+                found.add(name)
+                left = 0 if self._fates[name].addend is not None else left - 1
+        return found
+
+    def _fate(self, name: str, dropped: Sequence[Block]) -> Fate:
+        """What becomes of a layer's output in a network without some blocks."""
+        fate = self._fates[name]
+        if fate.norm is not None and _inside(dropped, fate.norm):
+            return Fate(calls=fate.calls)
+        return fate.without([self._sums[block.module] for block in dropped])
 
     def _solve(
         self,
@@ -177,9 +208,9 @@ class Refitter:
         roughly: bool = False,
         replay: Replay | None = None,
     ) -> None:
-        removed = self._space.removed(architecture)
+        removed, dropped = self._space.removed(architecture), self._space.dropped(architecture)
         replay = replay or Replay(small, self.calls)
-        pair = Pair(self._original, replay, self.calls, self._seen)
+        pair = Pair(self._original, replay, self.calls, self._fates, self._seen)
         self._original.keep(())
         with evaluating(self._original.model), evaluating(small), torch.no_grad():
             for i, name in enumerate(names):
@@ -188,9 +219,8 @@ class Refitter:
                 gone = removed.get((f"{name}.weight", dim), set())
                 rows = rest(cast(Tensor, module.weight).shape[dim], gone)
                 rows = rows.to(device_of(small))
-                Step(pair, name, self._fates[name], rows, roughly, relevant).solve(
-                    self._calibration
-                )
+                step = Step(pair, name, self._fate(name, dropped), rows, roughly, relevant)
+                step.solve(self._calibration)
                 progress(Event("refit", i + 1, len(names), name))
 
     def _can(self, name: str) -> bool:
@@ -208,3 +238,7 @@ class Refitter:
             if known and dim == input_dim(self._model.get_submodule(name)):
                 cut.add(name)
         return cut
+
+
+def _inside(blocks: Sequence[Block], path: str) -> bool:
+    return any(block.holds(path) for block in blocks)

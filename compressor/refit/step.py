@@ -96,7 +96,7 @@ class Step:
             yield number, on(device, split(batch)[0])
 
     def _seen(self, number: int, inputs: Inputs) -> tuple[Seen, Seen]:
-        was = self.pair.was(number, inputs, self.name, self.fate)
+        was = self.pair.was(number, inputs, self.name)
         return was, self.pair.now(number, inputs, self.name, self.fate)
 
     def _put(self, weight: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:

@@ -255,6 +255,7 @@ def _search(
         "names": [layer.name for layer in reading.space.layers],
         "hints": guide.hints,
         "probe": guide.probe and recalled(guide.probe, journal),
+        "hidden_by": reading.space.hidden_by,
     }
     if request.frontier:
         return layer_nas_frontier(budgets=limits, **problem)

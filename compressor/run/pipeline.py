@@ -34,6 +34,7 @@ from compressor.run.summary import Found
 from compressor.score.evaluate import Score, checked_score
 from compressor.score.judge import Judge
 from compressor.search.journal import Journal
+from compressor.space import choice_to_json
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
     device: str | Device = LOCAL,
     latency_folder: Path | str | None = None,
     keep: str = "best",
+    drop_blocks: bool = False,
     progress: Progress = silent,
 ) -> Result:
     """Compresses a network to a budget and writes a verified ONNX file.
@@ -131,6 +133,7 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
             so that the next run on it measures only what is new; made where it is missing.
         keep: which epoch of fine-tuning is kept: "best" by the score, the network before included,
             or "last", where the score's data is what the original was trained on.
+        drop_blocks: residual blocks may be left out as a whole, each a choice of the search.
         progress: told after each step.
 
     Raises:
@@ -145,6 +148,7 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
         ranking, command,
         dict(origin or {}), parse_device(device) if isinstance(device, str) else device,
         int8, None if latency_folder is None else Path(latency_folder), keep,
+        drop_blocks,
     )  # fmt: skip
     watch = Stopwatch()
     progress(Event("check", 0, 1, "the data, and what the original network makes of it"))
@@ -155,7 +159,9 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
     progress(Event("check", 1, 1))
     with run_folder(Path(out)) as folder:
         with watch.stage("read"):
-            reading = read_network(model, request.example, adapter, progress)
+            reading = read_network(
+                model, request.example, adapter, progress, drop_blocks=drop_blocks
+            )
         require_layers(reading)
         with watch.stage("score the original"):
             progress(Event("score the original", 0, 1))
@@ -187,17 +193,18 @@ def inspect(
     example_input: Any,
     *,
     adapter: str = "generic",
+    drop_blocks: bool = False,
     progress: Progress = silent,
 ) -> Inspection:
     """What the search could decide about a network, and what it could not, with reasons.
 
     Raises:
         DataError: the model does not run on the example.
-        UsageError: there is no such adapter.
+        UsageError: there is no such adapter, or it finds no blocks.
     """
     model = folded(model)
     example = on(device_of(model), as_inputs(example_input))
-    reading = read_network(model, example, adapter, progress)
+    reading = read_network(model, example, adapter, progress, drop_blocks=drop_blocks)
     progress(Event("count", 0, 1, "thop's second opinion"))
     opinion = thop_madds(model, example)
     progress(Event("count", 1, 1))
@@ -258,7 +265,7 @@ def _fingerprint(request: Request, reading: Reading) -> dict[str, Any]:
         "model": tensors_hash(request.model.state_dict().items()),
         # with other choices, the same option numbers would stand for other networks
         "search space": [
-            [layer.name, [[c.channels, c.kernel] for c in layer.choices]]
+            [layer.name, [choice_to_json(c) for c in layer.choices]]
             for layer in reading.space.layers
         ],
         "calibration data": hash_of(request.data, CALIBRATION),
@@ -269,6 +276,7 @@ def _fingerprint(request: Request, reading: Reading) -> dict[str, Any]:
         **({"keep": options.keep} if options.score_epochs else {}),
         "refit": options.refit,
         "ranking": options.ranked_by,
+        **({"drop_blocks": True} if options.drop_blocks else {}),
     }
     if not isinstance(request.score, Judge):
         print_["score code"] = code_hash(request.score)

@@ -37,7 +37,12 @@ class Reading:
 
 
 def read_network(
-    model: nn.Module, example: Inputs, adapter: str = "generic", progress: Progress = silent
+    model: nn.Module,
+    example: Inputs,
+    adapter: str = "generic",
+    progress: Progress = silent,
+    *,
+    drop_blocks: bool = False,
 ) -> Reading:
     """Reads a network into search layers and proves each of them.
 
@@ -46,13 +51,14 @@ def read_network(
         example: inputs `[N, …]` that it accepts.
         adapter: registered name or `package.module:Class`.
         progress: told after each step.
+        drop_blocks: whether residual blocks may be left out as a whole.
 
     Raises:
         DataError: the model does not run on the example.
-        UsageError: there is no such adapter.
+        UsageError: there is no such adapter, or it finds no blocks.
     """
     progress(Event("read", 0, 1, "tracing the network"))
-    reader = find_adapter(adapter)
+    reader = find_adapter(adapter, drop_blocks=drop_blocks)
     with evaluating(model):
         counted = count(model, example)  # says so where the network does not run
         described = reader.read(model, example)

@@ -54,6 +54,7 @@ class Options:
         keep: which epoch of fine-tuning is kept, a name of `compressor.names.KEEP`.
         latency_folder: where the times of single operators are kept for other runs, or None.
         int8: whether the network is also delivered quantised; budgets of latency are then its.
+        drop_blocks: whether residual blocks may be left out as a whole.
     """
 
     evaluations: int = 100
@@ -71,6 +72,7 @@ class Options:
     int8: bool = False
     latency_folder: Path | None = None
     keep: str = "best"
+    drop_blocks: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("evaluations", 1), ("finetune", 0), ("score_epochs", 0)):

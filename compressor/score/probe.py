@@ -55,6 +55,8 @@ class Probe:
             costs[base[number]] = 0.0
             for option in beside(layer.choices, base[number]):
                 single = with_option(base, number, option)
+                if self._space.canonical(single) == self._space.canonical(base):
+                    continue  # inside of a block that is left out
                 costs[option] = own - self._trials.judged(single, self._judge)
             found.append(tuple(costs))
             self._progress(Event("probe", number + 1, len(self._space.layers), layer.name))

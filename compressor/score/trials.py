@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from compressor.network.blocks import drop
 from compressor.network.counting import evaluating
 from compressor.network.data import Inputs, device_of, size_of, slices
 from compressor.network.replay import Replay
@@ -147,7 +148,9 @@ class Trials:
         network = self.network(architecture)
         if not isinstance(self._judge, Judge):
             # Someone else's function may train or change what it is given.
-            return as_number(self._judge(copy.deepcopy(network)))
+            own = copy.deepcopy(network)
+            drop(own, self._assembler.dropped(architecture))
+            return as_number(self._judge(own))
         values: list[Tensor] = []
         with evaluating(network), torch.no_grad():
             for found in self._looks(self._judge, network):

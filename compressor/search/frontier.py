@@ -19,7 +19,7 @@ from compressor.search.guided import FIRST, Guided
 from compressor.search.ledger import Expected, Known, Ledger, OnOutcome, Score, open_ledger
 from compressor.search.moves import Turned, Watch
 from compressor.search.outcome import Executor, SearchResult
-from compressor.search.reach import Costs
+from compressor.search.reach import Costs, HiddenBy
 from compressor.search.settings import SearchSettings
 from compressor.search.steps import Probe
 from compressor.search.trend import Hints
@@ -42,6 +42,7 @@ def layer_nas_frontier(  # noqa: PLR0913
     hints: Hints | None = None,
     probe: Probe | None = None,
     watch: Watch | None = None,
+    hidden_by: HiddenBy = (),
 ) -> tuple[SearchResult, ...]:
     """Finds the best network within each of several budgets, in one search.
 
@@ -67,6 +68,9 @@ def layer_nas_frontier(  # noqa: PLR0913
         probe: tells of a network what each option would cost in it; asked around the best network
             of each budget, once for each network.
         watch: told every move, and for which budget it is made; changes nothing.
+        hidden_by: for each layer those that, all at their first option, leave it nothing to
+            decide, as layers inside of a block that is dropped; what differs in nothing else is
+            one network, and scored once. Empty where there are none.
 
     Returns:
         The result of each budget, in their order; they share what was scored.
@@ -92,6 +96,7 @@ def layer_nas_frontier(  # noqa: PLR0913
             on_outcome=on_outcome,
             watch=watch,
             measured=measured,
+            hidden_by=hidden_by,
         )
         for limits in budgets
     ]

@@ -11,6 +11,7 @@ from compressor.search.ledger import Known, OnOutcome, Score, open_ledger
 from compressor.search.moves import Watch
 from compressor.search.outcome import Executor, SearchResult
 from compressor.search.published import Published
+from compressor.search.reach import HiddenBy
 from compressor.search.settings import SearchSettings
 from compressor.search.steps import Probe
 from compressor.search.trend import Hints
@@ -35,6 +36,7 @@ def layer_nas(  # noqa: PLR0913
     hints: Hints | None = None,
     probe: Probe | None = None,
     watch: Watch | None = None,
+    hidden_by: HiddenBy = (),
 ) -> SearchResult:
     """Finds the best network within the limits.
 
@@ -59,6 +61,9 @@ def layer_nas(  # noqa: PLR0913
             than a score; the guided strategy asks it around the best network. The same network
             must get the same answer.
         watch: told every move (`compressor.search.moves`); changes nothing.
+        hidden_by: for each layer those that, all at their first option, leave it nothing to
+            decide, as layers inside of a block that is dropped; what differs in nothing else is
+            one network, and scored once. Empty where there are none.
 
     Raises:
         InfeasibleError: no network within the limits, before anything is scored.
@@ -76,6 +81,7 @@ def layer_nas(  # noqa: PLR0913
         known=known,
         on_outcome=on_outcome,
         watch=watch,
+        hidden_by=hidden_by,
     )
     rng = random.Random(seed)  # noqa: S311 - reproducible draws, no secrets
     if max(sizes, default=1) == 1:  # nothing to decide

@@ -18,7 +18,7 @@ from compressor.cost import Limit
 from compressor.errors import BudgetError, SearchError
 from compressor.search.moves import Picked, Scored, Watch
 from compressor.search.outcome import Candidate, Executor, Outcome, SearchResult
-from compressor.search.reach import Costs, Reach
+from compressor.search.reach import Costs, HiddenBy, Reach
 from compressor.search.settings import SearchSettings
 from compressor.space import Architecture
 
@@ -34,7 +34,8 @@ class Ledger:
     """Scores networks within a number of evaluations.
 
     Outcomes known beforehand count like the others but are not scored again, so that a resumed
-    search passes through the same states as the one that was interrupted.
+    search passes through the same states as the one that was interrupted. Of all choices that stand
+    for one network only the canonical ones are scored and known (`Reach.canonical`).
 
     Attributes:
         reach: what the limits leave to choose from.
@@ -78,11 +79,12 @@ class Ledger:
 
     def asked(self, architecture: Architecture) -> bool:
         """Whether a network was scored, or failed."""
-        return architecture in self._outcomes
+        return self.reach.canonical(architecture) in self._outcomes
 
     def score(self, architecture: Architecture) -> float | None:
         """The mean score of a network, None where it failed or was not asked for."""
-        scores = [o.score for o in self._outcomes.get(architecture, ()) if o.score is not None]
+        made = self._outcomes.get(self.reach.canonical(architecture), ())
+        scores = [o.score for o in made if o.score is not None]
         return math.fsum(scores) / len(scores) if scores else None
 
     def scores(self) -> dict[Architecture, float]:
@@ -119,11 +121,12 @@ class Ledger:
 
     def ask(self, batch: Sequence[Architecture], spare: int = 0) -> None:
         """Scores the networks that are new, in order, until `spare` evaluations are left."""
-        self._run([a for a in dict.fromkeys(batch) if a not in self._outcomes], spare)
+        networks = dict.fromkeys(map(self.reach.canonical, batch))
+        self._run([a for a in networks if a not in self._outcomes], spare)
 
     def ask_again(self, batch: Sequence[Architecture]) -> None:
         """Scores networks whether or not they are new, while evaluations are left."""
-        self._run(batch, 0)
+        self._run([self.reach.canonical(a) for a in batch], 0)
 
     def result(self, expected: Expected | None = None) -> SearchResult:
         """The best network inside the limits, in the band where one was scored there.
@@ -220,6 +223,7 @@ def open_ledger(  # noqa: PLR0913 - what every search takes, but for its seed
     on_outcome: OnOutcome | None,
     watch: Watch | None = None,
     measured: Costs | None = None,
+    hidden_by: HiddenBy = (),
 ) -> Ledger:
     """Checks the form of the problem, then what the limits allow, and opens an empty ledger.
 
@@ -242,7 +246,7 @@ def open_ledger(  # noqa: PLR0913 - what every search takes, but for its seed
                 f"a layer needs at least one option, but got {size} for layer {name!r}"
             )
     return Ledger(
-        reach=Reach(sizes, limits, settings.tightness, names, measured),
+        reach=Reach(sizes, limits, settings.tightness, names, measured, hidden_by),
         score=score,
         evaluations=evaluations,
         executor=executor,

@@ -63,6 +63,7 @@ class Problem:
         versions: of the packages that the course of the search depends on.
         frontier: where a network is asked for within each of several budgets, the most that each
             may have of the first cost; empty where one network is asked for.
+        hidden_by: as `SearchSpace.hidden_by`; empty where there is nothing of that kind.
     """
 
     layers: tuple[NamedLayer, ...]
@@ -74,6 +75,7 @@ class Problem:
     probed: bool = False
     versions: Mapping[str, str] = field(default_factory=dict)
     frontier: tuple[float, ...] = ()
+    hidden_by: tuple[tuple[int, ...], ...] = ()
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -137,6 +139,7 @@ def state_problem(
         probed=probed,
         versions=versions(),
         frontier=highs if len(highs) > 1 else (),
+        hidden_by=space.hidden_by if any(space.hidden_by) else (),
     )
 
 
@@ -215,6 +218,11 @@ def _check(start: Start) -> None:
         raise _broken(f"it asks for {problem.settings.buckets} buckets")
     if not problem.layers or not problem.limits:
         raise _broken("a search has no layers or no limits")
+    hidden = problem.hidden_by
+    if hidden and len(hidden) != len(problem.layers):
+        raise _broken(f"it tells of {len(hidden)} layers what hides them")
+    if not all(0 <= i < len(hidden) for layers in hidden for i in layers):
+        raise _broken("a layer is hidden by one that is not there")
     for limit in problem.limits:
         if limit.sums is not None and (limit.sums.sizes, limit.sums.unit) != (
             problem.sizes,

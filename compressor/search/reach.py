@@ -11,13 +11,14 @@ import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 
 from compressor.cost import Limit, is_exact
 from compressor.search.moves import Obstacle
 from compressor.search.witness import find_witness
-from compressor.space import Architecture
+from compressor.space import Architecture, canonical
 
 _DRAWS = 200  # uniform draws tried before a network is grown in random order instead
 _PROBES = 256  # uniform draws of which one must be in the band for such draws to be tried at all
@@ -25,6 +26,9 @@ _CHANGES = 8  # changed witnesses tried where nothing grows into the limits
 
 Costs = dict[tuple[str, Architecture], float]
 """Unit and network to a measured cost."""
+
+HiddenBy: TypeAlias = Sequence[Sequence[int]]
+"""For each layer those that, all at their first option, leave it nothing to decide."""
 
 Step = tuple[int, int]
 """A layer, and the option that it is raised to."""
@@ -39,6 +43,7 @@ class Reach:
     Attributes:
         sizes: number of options of each layer.
         limits: costs with their limits.
+        hidden_by: as `SearchSpace.hidden_by`; empty where every layer always decides something.
         tables, untabled: those of monotone costs, and the others.
         names: of the layers, for messages; may be empty.
         smallest, original: the networks of first and of last options.
@@ -57,6 +62,7 @@ class Reach:
         tightness: float,
         names: Sequence[str] | None = None,
         measured: Costs | None = None,
+        hidden_by: HiddenBy = (),
     ) -> None:
         """Finds a witness.
 
@@ -66,6 +72,7 @@ class Reach:
             tightness: share of a limit from which on a network is in the band.
             names: of the layers, for messages.
             measured: where to keep measured costs; several of one kind can share it.
+            hidden_by: see the attribute.
 
         Raises:
             InfeasibleError: no network within the limits was found.
@@ -76,12 +83,13 @@ class Reach:
         self.smallest: Architecture = (0,) * len(self.sizes)
         self.original: Architecture = tuple(n - 1 for n in self.sizes)
         self.names = tuple(names or ())
+        self.hidden_by = hidden_by
         self.tables = [limit for limit in self.limits if limit.cost.monotone]
         self.untabled = [limit for limit in self.limits if not limit.cost.monotone]
         self._ranged = any(limit.low is not None for limit in self.limits)
         self._seen: Costs = {} if measured is None else measured
         self.exact = all(is_exact(limit) for limit in self.limits)
-        self.witness = find_witness(self)
+        self.witness = self.canonical(find_witness(self))
         self.holds_band = self.exact and self.in_band(self.witness)
         self.banded = self.holds_band and not self.untabled
 
@@ -90,10 +98,15 @@ class Reach:
         """The limit whose cost sorts prefixes into buckets: the first with a table, if any."""
         return (self.tables or list(self.limits))[0]
 
+    def canonical(self, architecture: Architecture) -> Architecture:
+        """Of all that stand for one network the one to score; see `SearchSpace.canonical`."""
+        return canonical(architecture, self.original, self.hidden_by)
+
     def cost(self, limit: Limit, architecture: Architecture) -> float:
         """Cost in the unit's base; a measured cost is asked for once for each network."""
         if limit.cost.monotone:
             return limit.cost(architecture)
+        architecture = self.canonical(architecture)
         key = (limit.cost.unit, architecture)
         if key not in self._seen:
             self._seen[key] = limit.cost(architecture)
@@ -223,8 +236,9 @@ class Reach:
             for _ in range(_DRAWS):
                 network = tuple(rng.randrange(size) for size in self.sizes)
                 if self.in_band(network):
-                    return network
+                    return self.canonical(network)
         grown = self.random_network(rng)
+        grown = grown and self.canonical(grown)
         if grown is None or (grown == self.witness and not self.holds_band):
             return self._changed_witness(rng) or grown
         return grown
@@ -236,7 +250,7 @@ class Reach:
             pairs = zip(self.witness, self.sizes, strict=True)
             network = tuple(rng.randrange(n) if rng.random() < share else o for o, n in pairs)
             if self.inside(network):
-                return network
+                return self.canonical(network)
         return None
 
     @cached_property

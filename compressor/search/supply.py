@@ -75,7 +75,13 @@ class Supply:
 
         They are new, inside every exact limit, and in the band where it is known to hold one.
         """
-        found: dict[Architecture, None] = {}
+        return list(self._recombined(effects, seen))
+
+    def _recombined(
+        self, effects: Sequence[Effects], seen: Container[Architecture]
+    ) -> dict[Architecture, Architecture]:
+        """The same, each with the choices that came out, of all that stand for it."""
+        found: dict[Architecture, Architecture] = {}
         left = dict(enumerate(effects))
         for _ in range(_TRIES):
             proposed = self._candidates(list(left.values()))
@@ -84,9 +90,11 @@ class Supply:
             good = self._checked(np.concatenate([move.networks for move in proposed]))
             ends = np.cumsum([len(move.networks) for move in proposed])[:-1]
             for place, kept, move in zip(list(left), np.split(good, ends), proposed, strict=True):
-                inside = [tuple(row) for row in move.networks[kept].tolist()]
-                new = [network for network in inside if network not in seen]
-                found |= dict.fromkeys(new)
+                inside: dict[Architecture, Architecture] = {}
+                for row in map(tuple, move.networks[kept].tolist()):
+                    inside.setdefault(self._reach.canonical(row), row)
+                new = {network: row for network, row in inside.items() if network not in seen}
+                found |= {n: row for n, row in new.items() if n not in found}
                 if self._watch is not None:
                     self._watch(move)
                     self._watch(Checked(place, tuple(inside), tuple(new)))
@@ -94,7 +102,7 @@ class Supply:
                     del left[place]
             if not left:
                 break
-        return list(found)
+        return found
 
     def best(
         self, effects: Effects, seen: Container[Architecture], above: float = -math.inf
@@ -103,8 +111,9 @@ class Supply:
 
         Measured limits are asked of one network after the other, the best first.
         """
-        networks = self.recombined([effects], seen)
-        values = effects.of(np.array(networks, dtype=np.int64)) if networks else np.zeros(0)
+        found = self._recombined([effects], seen)
+        networks, rows = list(found), list(found.values())
+        values = effects.of(np.array(rows, dtype=np.int64)) if rows else np.zeros(0)
         for place in np.argsort(-values, kind="stable").tolist():
             if not values[place] > above:
                 break
@@ -189,7 +198,7 @@ class Supply:
         if self._rest is None:
             self._rest = self._everything()
         while self._rest:
-            network = self._rest.pop()
+            network = self._reach.canonical(self._rest.pop())
             if network not in seen and (not self.measured or self.measured_inside(network)):
                 return network
         return None

@@ -142,6 +142,7 @@ def _replay(
         "hints": problem.hints,
         "probe": probe,
         "watch": recorder,
+        "hidden_by": problem.hidden_by,
     }
     try:
         if problem.frontier:
