@@ -215,7 +215,13 @@ class SearchSpace:
 
     def describe(self, architecture: Architecture) -> dict[str, str]:
         """Layer name to readable choice, for reports and error messages."""
-        return {layer.name: str(choice) for layer, choice in self.choices(architecture)}
+        return {layer.name: str(choice) for layer, choice in self.outcome(architecture)}
+
+    def outcome(self, architecture: Architecture) -> Iterator[tuple[SearchLayer, Choice]]:
+        """Each layer with what comes of it: what lies inside of a dropped block is dropped too."""
+        for (layer, choice), homes in zip(self.choices(architecture), self.hidden_by, strict=True):
+            gone = homes and all(architecture[i] == 0 for i in homes)
+            yield layer, Choice(kept=False) if gone else choice
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; everything needed to rebuild an architecture without the adapter."""

@@ -18,6 +18,7 @@ from compressor.report.comparison import score_text
 from compressor.report.overview import Overview
 from compressor.report.result import Figures, FrontierPoint, LayerRow, RunSummary
 from compressor.report.run_charts import best_so_far, cost_of, inside, overview_unit, unit_of
+from compressor.report.words import channels_kept
 
 Figure: TypeAlias = dict[str, Any]
 _SHOWN = 12  # layers in a hover text; a click shows all
@@ -131,7 +132,7 @@ def _search(summary: RunSummary) -> Figure | None:
 
 
 def _widths(widths: Sequence[LayerRow]) -> Figure | None:
-    rows = [row for row in widths if row.original.channels and row.chosen.channels is not None]
+    rows = [row for row in widths if row.original.channels and channels_kept(row) is not None]
     if not rows:
         return None
     texts = [f"{escape(row.name)}<br>{row.original} → {row.chosen}" for row in rows]
@@ -139,7 +140,7 @@ def _widths(widths: Sequence[LayerRow]) -> Figure | None:
     traces = []
     for meta, name, values in (
         ("was", "original", [row.original.channels for row in rows]),
-        ("kept", "compressed", [row.chosen.channels for row in rows]),
+        ("kept", "compressed", [channels_kept(row) for row in rows]),
     ):
         bars = {"type": "bar", "x": list(range(len(rows))), "y": values, "hovertext": texts}
         traces.append({**bars, "meta": meta, "name": name, "hoverinfo": "text"})

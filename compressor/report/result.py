@@ -269,5 +269,5 @@ def layer_rows(
             amount,
             tuple(map(str, layer.choices)),
         )
-        for (layer, choice), amount in zip(space.choices(architecture), amounts, strict=True)
+        for (layer, choice), amount in zip(space.outcome(architecture), amounts, strict=True)
     )

@@ -11,6 +11,7 @@ from compressor.report.charts import Axes, Point, profile, scatter
 from compressor.report.comparison import score_text
 from compressor.report.overview import Overview
 from compressor.report.result import Figures, FrontierPoint, LayerRow, RunSummary, ScoredRow
+from compressor.report.words import channels_kept
 
 
 def unit_of(summary: RunSummary) -> str:
@@ -51,9 +52,9 @@ def best_so_far(summary: RunSummary) -> list[tuple[float, float]]:
 def width_rows(widths: tuple[LayerRow, ...]) -> list[tuple[str, int, int]]:
     """Name, original and kept channels of the layers that decide channels."""
     return [
-        (row.name, row.original.channels, row.chosen.channels)
+        (row.name, row.original.channels, kept)
         for row in widths
-        if row.original.channels is not None and row.chosen.channels is not None
+        if row.original.channels is not None and (kept := channels_kept(row)) is not None
     ]
 
 

@@ -84,8 +84,15 @@ def _promise(row: BudgetRow) -> Promise:
     return Promise(row.requested, promised, measured, row.met)
 
 
+def channels_kept(row: LayerRow) -> int | None:
+    """Channels that stay of a layer, 0 of a dropped block; None where it decides none."""
+    return 0 if row.chosen.kept is False else row.chosen.channels
+
+
 def share_kept(row: LayerRow) -> float:
     """Share of the layer's weights per input that stays: channels by kernel area."""
+    if row.chosen.kept is False:
+        return 0.0
     share = 1.0
     if row.original.channels and row.chosen.channels is not None:
         share *= row.chosen.channels / row.original.channels
