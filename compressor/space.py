@@ -156,8 +156,9 @@ class SearchSpace:
     def canonical(self, architecture: Architecture) -> Architecture:
         """The same network, with the original's option wherever a layer decides nothing.
 
-        That is inside of blocks that are left out.
+        That is inside of blocks that are left out. Raises as `validate` does.
         """
+        self.validate(architecture)
         return canonical(architecture, self.original, self.hidden_by)
 
     def removed(self, architecture: Architecture) -> dict[tuple[str, int], set[int]]:

@@ -34,6 +34,7 @@ ONLY = {
         "compressor.device.origins",
         "compressor.foreign.onnx_graph",
         "compressor.deploy.quantise",
+        "compressor.deploy.leaving_out",
         "compressor.deploy.slicing",
         "compressor.deploy.targets",
     },

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from compressor.coupling import Role
+from compressor.deploy.leaving_out import LeavingOut
 from compressor.deploy.targets import Targets
 from compressor.errors import ExportError
 from compressor.space import Architecture, SearchSpace
@@ -49,6 +50,7 @@ class BaseGraph:
         self._unused = frozenset(unused)
         self._tensors = {t.name: t for t in model.graph.initializer}
         _plain_casts(model.graph)
+        self._leaving_out = LeavingOut(model.graph, scopes or {})
         self._targets = Targets(model.graph, scopes or {})
         _forget_shapes(model.graph)
         self._convs = _convolutions(model.graph)
@@ -66,8 +68,9 @@ class BaseGraph:
 
         Raises:
             ArchitectureError: the architecture is not of this space.
-            ExportError: a tensor of the space is not in the graph or too small, or a kernel
-                cannot be cropped; exporting the materialised network is the way out.
+            ExportError: a tensor of the space is not in the graph or too small, a kernel cannot be
+                cropped, or it cannot be seen in the graph where a block begins and ends;
+                exporting the materialised network is the way out.
         """
         cuts = self._cuts(space, architecture)
         kernels = self._kernels(space, architecture)
@@ -85,6 +88,7 @@ class BaseGraph:
             self._scale_groups(model.graph, self._name(name), cuts)
         for name, kernel in kernels.items():
             self._shrink_kernel(model.graph, name, kernel)
+        self._leaving_out.remove(model.graph, space.dropped(architecture))
         return bytes(model.SerializeToString())
 
     def _name(self, name: str) -> str:

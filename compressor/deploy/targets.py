@@ -41,7 +41,7 @@ class Targets:
             graph: with the shapes that the exporter noted.
             scopes: of each operator's first output, the path of the module whose code made it.
         """
-        shapes = _known_shapes(graph)
+        shapes = known_shapes(graph)
         self._nodes: dict[str, list[_Node]] = {}
         for index, node in enumerate(graph.node):
             shape = shapes.get(node.output[0]) if node.output else None
@@ -172,7 +172,8 @@ def _free_target(before: Known | None, after: Known | None) -> list[int] | None:
     return [0] * same + sizes if len(sizes) == len(rest) else None
 
 
-def _known_shapes(graph: GraphProto) -> dict[str, Known]:
+def known_shapes(graph: GraphProto) -> dict[str, Known]:
+    """Shapes of a graph's tensors as far as they are noted in it."""
     shapes: dict[str, Known] = {t.name: tuple(t.dims) for t in graph.initializer}
     for value in (*graph.value_info, *graph.input, *graph.output):
         if value.type.tensor_type.HasField("shape"):

@@ -82,7 +82,7 @@ class LatencyCost:
             MeasureError: ONNX Runtime cannot run it, and there is no fallback.
             DeviceError: the device fails; nothing is remembered.
         """
-        self._space.validate(architecture)
+        architecture = self._space.canonical(architecture)  # one network is measured once
         found = self._known.get(architecture)
         if found is None and self._recall is not None:
             found = self._recall(architecture)
