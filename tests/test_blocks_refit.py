@@ -29,7 +29,34 @@ from tests.test_assembly import drawn
 from tests.test_blocks import Inverted, Transformer
 from tests.test_library import EXAMPLE, images
 
-KINDS = (PaddedShortcuts, Inverted, Transformer)
+
+class PreActivation(nn.Module):
+    """Blocks that begin with a BatchNorm: the stem's is in the first of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, 2, 1)
+        self.narrow = nn.Conv2d(16, 16, 3, 1, 1)
+        self.blocks = nn.Sequential(_Pre(), _Pre(), _Pre())
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.blocks(self.narrow(self.stem(x).relu()))
+        return self.head(x.relu().mean((2, 3)))
+
+
+class _Pre(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm1, self.one = nn.BatchNorm2d(16), nn.Conv2d(16, 24, 3, 1, 1, bias=False)
+        self.norm2, self.two = nn.BatchNorm2d(24), nn.Conv2d(24, 16, 3, 1, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.one(self.norm1(x).relu())
+        return x + self.two(self.norm2(out).relu())
+
+
+KINDS = (PaddedShortcuts, Inverted, Transformer, PreActivation)
 
 
 class InPlace(Inverted):
