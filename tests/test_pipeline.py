@@ -539,9 +539,9 @@ def test_another_run_does_not_resume(tmp_path: Path, changes: dict[str, Any], na
 def test_choices_with_other_meanings_do_not_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def other(*args: Any) -> Reading:
+    def other(*args: Any, **how: Any) -> Reading:
         """As many choices, but the smallest keeps a channel fewer."""
-        found = read_network(*args)
+        found = read_network(*args, **how)
         first, *rest = found.space.layers
         small = replace(first.choices[0], channels=(first.choices[0].channels or 0) - 1)
         changed = replace(first, choices=(small, *first.choices[1:]))
