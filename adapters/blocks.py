@@ -32,7 +32,6 @@ class _Seen:
 
     calls: int = 0
     args: tuple[Any, ...] = ()
-    out: Any = None
     products: tuple[int, int] = (0, 0)
     fits: bool = False
 
@@ -106,7 +105,7 @@ def _watched(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[dict[str, _S
             def end(_: nn.Module, __: object, out: Any) -> None:
                 note.products = (note.products[0], tracer.calls)
                 note.fits = note.fits and isinstance(out, Tensor) and _alike(out, note.args[0])
-                note.args, note.out = (note.args, out.clone()) if note.fits else ((), None)
+                note.args = note.args if note.fits else ()
 
             stack.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(end).remove)
@@ -122,7 +121,7 @@ def _watched(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[dict[str, _S
 def _one_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether a module was called with one tensor, at the first place."""
     tensors = [leaf for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)]
-    return len(tensors) == 1 and tensors[0] is args[0]
+    return len(tensors) == 1 and len(args) > 0 and tensors[0] is args[0]
 
 
 def _alike(out: Tensor, x: Tensor) -> bool:
@@ -132,12 +131,13 @@ def _alike(out: Tensor, x: Tensor) -> bool:
 
 def _passes_on(model: nn.Module, path: str, seen: _Seen) -> bool:
     """Whether a module does something, and nothing without its numbers."""
-    if torch.equal(seen.out, seen.args[0]):
-        return False
-    x = _lively(seen.args[0])
+    x, module = _lively(seen.args[0]), model.get_submodule(path)
     try:
+        with torch.no_grad():
+            if torch.equal(module(x.clone(), *seen.args[1:]), x):
+                return False
         with silenced(model, [Block(path)]), torch.no_grad():
-            out = model.get_submodule(path)(x.clone(), *seen.args[1:])
+            out = module(x.clone(), *seen.args[1:])
     except (RuntimeError, ValueError, IndexError, AttributeError, TypeError):
         return False  # it divides by its numbers, or keeps them in a way that cannot be changed
     if not isinstance(out, Tensor) or out.shape != x.shape:

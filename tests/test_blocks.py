@@ -187,6 +187,20 @@ def test_a_block_with_a_tensor_by_keyword_is_no_choice_and_one_with_a_number_is(
     assert small(*EXAMPLE).shape == (2, 10)
 
 
+def test_a_block_that_is_called_by_keyword_is_no_choice() -> None:
+    class Named(Transformer):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.patch(x).flatten(2).transpose(1, 2)
+            return self.head(self.norm(self.blocks[1](x=self.blocks[0](x=x))).mean(1))
+
+    assert not _names(_built(Named))
+
+
+def test_an_example_of_zeros_shows_blocks_as_well() -> None:
+    assert _names(_built(Residuals), (torch.zeros(1, 3, 4, 4),)) == ["blocks.0", "blocks.1"]
+    assert not _names(_built(_Straight), (torch.zeros(1, 3, 4, 4),))
+
+
 def test_without_the_option_there_are_no_blocks() -> None:
     space = GenericAdapter().read(_built(PaddedShortcuts), EXAMPLE)
     assert not any(layer.block for layer in space.layers)
@@ -225,7 +239,7 @@ def test_verified_spaces_keep_their_blocks(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_tables_are_exact_and_pruned_is_masked_for_any_architecture(
     kind: str, data: st.DataObject
