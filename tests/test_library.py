@@ -225,3 +225,21 @@ def test_with_a_small_ridge_it_matters_little_where_the_refit_starts_from(
 def test_with_chosen_ridges_it_matters_not_much_more(network: Any) -> None:
     built, sliced = from_both_starts(network)
     assert built == pytest.approx(sliced, rel=0.15)
+
+
+def test_a_batchnorm_beside_which_the_output_is_read_takes_up_no_constant() -> None:
+    class PreActivated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+            self.inner, self.plain = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1, bias=False)
+            self.after = nn.BatchNorm2d(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            y: Tensor = x + self.inner(self.norm(x).relu())
+            return self.after(self.plain(y))
+
+    fates = trace_fates(PreActivated().eval(), (torch.randn(1, 3, 8, 8),))
+    assert fates["stem"].norm is None
+    assert fates["plain"].norm == "after"

@@ -72,6 +72,8 @@ class FateTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
         }
         self._made: dict[int, tuple[str, Tensor]] = {}
         self._reads: Counter[str] = Counter()
+        self._bare: dict[int, str] = {}  # outputs as they are made
+        self._bare_reads: Counter[str] = Counter()
         self._order: dict[str, int] = {}
         self._sums_before: dict[str, int] = {}
         self._sums = 0
@@ -80,21 +82,23 @@ class FateTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
         """By name, in the order of execution.
 
         Whatever reads an output beside the clip sees what the clip takes away. And a BatchNorm
-        that several outputs go through cannot take up the constant of one of them.
+        that several outputs go through cannot take up the constant of one of them, nor one beside
+        which somebody else reads the output.
         """
         norms = Counter(fate.norm for fate in self._fates.values() if fate.norm is not None)
         found = {}
         for name, fate in self._fates.items():
             if self._reads[name] != 1 + (fate.norm is not None):
                 fate = replace(fate, clip=None)  # noqa: PLW2901  (the same fate, knowing more)
-            shared = fate.norm is not None and norms[fate.norm] > 1
+            shared = fate.norm is not None and (norms[fate.norm] > 1 or self._bare_reads[name] > 1)
             known = Fate(calls=fate.calls) if shared else fate
             found[name] = replace(known, before=self._sums_before[name])
         return found
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        known = (self._made.get(id(value)) for value in tree_leaves((args, kwargs)))
-        self._reads.update({made[0] for made in known if made})
+        leaves = [id(value) for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        self._reads.update({self._made[key][0] for key in leaves if key in self._made})
+        self._bare_reads.update({self._bare[key] for key in leaves if key in self._bare})
         out = func(*args, **(kwargs or {}))
         packet = func.overloadpacket
         if packet in _PRODUCTS:
@@ -119,6 +123,7 @@ class FateTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
             self._fates[made[0]] = replace(fate, clip=_bounds(func.overloadpacket, args))
         if func._schema.is_mutable:
             del self._made[first]
+            self._bare.pop(first, None)
 
     def _product(self, args: Any, out: Tensor) -> None:
         for operand in args:
@@ -133,6 +138,7 @@ class FateTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch l
                 self._order.setdefault(name, len(self._order))
                 self._sums_before[name] = self._sums
                 self._made[id(out)] = (name, out)
+                self._bare[id(out)] = name
 
     def _norm(self, args: Any, out: Tensor) -> None:
         made = self._made.get(id(args[0]))
