@@ -12,6 +12,11 @@ from pathlib import Path
 
 from compressor.errors import RunError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 JOURNAL = "journal.sqlite"
 # What a run that was killed while it wrote leaves: never under the name of a whole file.
 _LEFT = re.compile(r"\.[\w-]+(?:\.[\w-]+)*\.(?:json|onnx|safetensors|html)\.\w{8}", re.ASCII)
@@ -67,15 +72,42 @@ def run_folder(out: Path) -> Iterator[Path]:
     behind.
 
     Raises:
-        RunError: the folder holds something else, or cannot be written.
+        RunError: the folder holds something else, cannot be written, or another process works in
+            it.
     """
     made: list[Path] = []
     try:
         made += _make(out)
-        _remove_left(out)
-        yield out
+        with _alone(out):
+            _remove_left(out)
+            yield out
     finally:
         _remove_empty(made)
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keeps other processes from working in the folder; the system forgets it when this one ends.
+
+    Not on Windows, and where a file system has no locks: there nobody is kept away.
+    """
+    if fcntl is None:
+        yield
+        return
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"one process works in a run directory at a time, but another works in {str(out)!r}"
+                "; wait until it is done, or give another --out"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(folder)
 
 
 def _make(out: Path) -> list[Path]:

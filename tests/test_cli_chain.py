@@ -165,10 +165,13 @@ def test_the_same_command_resumes_without_new_evaluations(finished: Path) -> Non
 
 def test_export_and_report_and_measure_take_a_run(finished: Path) -> None:
     result = call("export", finished, "--static-batch")
+    assert (result.exit_code, "is executed" in result.output) == (2, True)  # a run names no code
+    target = finished.parent / "net.py"
+    result = call("export", finished, target, "--static-batch")
     assert result.exit_code == 0, result.output
     shape = onnx.load(finished / "model.onnx").graph.input[0].type.tensor_type.shape
     assert shape.dim[0].dim_value == 1
-    assert call("export", finished).exit_code == 0
+    assert call("export", finished, target).exit_code == 0
     (finished / "report.html").unlink()
     assert call("report", finished).exit_code == 0
     assert (finished / "report.html").is_file()

@@ -10,6 +10,8 @@ import random
 import resource
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from compressor import files
 from compressor.deploy import artefacts
 from compressor.device import agent
 from compressor.errors import CompressorError, DataError, RunError
-from compressor.files import JOURNAL
+from compressor.files import JOURNAL, run_folder
 from compressor.progress import Event
 from compressor.refit.sequence import Refitter
 from compressor.report.result import RunSummary
@@ -133,13 +135,31 @@ def test_a_locked_journal_says_that_it_is_locked(
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(RunError, match=r"locked by another; wait until it is done"):
             journal.record((2,), Outcome(0.5, "", 1.0), {})
-        with pytest.raises(RunError, match="locked by another"):
-            Journal.open(path, {})
+        with Journal.read(path) as reader:  # as `report --trace` reads a run that goes on
+            assert list(reader.outcomes()) == [(1,)]
         other.execute("COMMIT")
         other.close()
         journal.record((2,), Outcome(0.5, "", 1.0), {})
     with Journal.open(path, {}) as journal:
         assert list(journal.outcomes()) == [(1,), (2,)]
+
+
+def test_a_second_process_is_kept_out_of_a_run_directory(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    program = (
+        "import sys; from pathlib import Path; from compressor.files import run_folder\n"
+        "with run_folder(Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'journal.sqlite').touch(); print('in', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(out)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as other:  # type: ignore[call-overload]
+        assert other.stdout.readline() == "in\n"
+        with pytest.raises(RunError, match="one process works in a run directory"), run_folder(out):
+            pass
+        other.kill()
+    with run_folder(out) as folder:
+        assert folder == out
 
 
 # ---- memory
