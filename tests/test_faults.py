@@ -71,7 +71,7 @@ def test_a_disk_that_fills_up_at_any_byte_loses_nothing(tmp_path: Path) -> None:
     whole = compress(tmp_path / "whole", evaluations=4)
     sizes = sorted(p.stat().st_size for p in whole.run.iterdir())
     out = tmp_path / "run"
-    for most in (0, 5000, sizes[-1] // 2, sizes[-1] - 1):
+    for most in (0, 5000, sizes[-1] // 2, sizes[-1] - 500):  # times in it vary in length
         with Disk(most), pytest.raises(CompressorError) as told:
             compress(out, evaluations=4)
         assert str(told.value)
