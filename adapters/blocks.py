@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from compressor.network.blocks import numbers, silenced
 from compressor.network.counting import Tracer, evaluating, forward, product_name, single, tracing
-from compressor.network.verify import tell_channels_apart
+from compressor.network.proof import tell_channels_apart
 from compressor.space import Block, Choice, Frozen, SearchLayer
 
 _ROUNDING = 1e-5  # of the scale of what a block reads

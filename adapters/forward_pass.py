@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from compressor.network.counting import evaluating, forward, single
+from compressor.network.proof import BROKEN
 from compressor.network.sized import watching
 from compressor.network.sized_calls import INFERRED, SizedCall
 from compressor.network.structure import materialise
-from compressor.network.verify import BROKEN
 from compressor.space import Architecture, Choice, SearchLayer, SearchSpace
 
 _Size: TypeAlias = tuple[str, int]  # of which call, and which of its sizes

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
 from adapters.blocks import Blocks, find_blocks
 from adapters.dependency_groups import read_groups
 from adapters.forward_pass import Run, Told, read_run, running, told_sizes
 from adapters.groups import RawGroup, unit_positions, units
+from adapters.kernels import kernel_cut, kernel_layer, with_kernel
 from adapters.limits import USUAL, Limits
 from adapters.traced_groups import trace_groups
 from compressor.coupling import Coupling, IndexMap, Role
@@ -24,12 +25,9 @@ from compressor.space import (
     Choice,
     Extent,
     Frozen,
-    KernelCut,
     SearchLayer,
     SearchSpace,
 )
-
-_SMALLEST_KERNEL = 3
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,7 @@ class _Reading:
             self._found[name] = replace(layer, group=replace(group, extents=tuple(extents)))
 
     def settle_choices(self, name: str, model: nn.Module, example: tuple[Tensor, ...]) -> None:
-        """Leaves the choices with which the network runs, or freezes a layer with none."""
+        """Leaves the choices with which the network runs; `verify` freezes a layer without any."""
         layer = self._found[name]
         choices = running(model, example, layer)
         if len(choices) > 1:
@@ -158,16 +156,20 @@ class _Reading:
 
     def add_kernels(self) -> None:
         """Adds kernel choices to the layer of the convolution's channels, if it is the only one."""
-        cuts = {n: c for n, m in self._modules.items() if (c := self._kernel_cut(n, m))}
+        cuts = {
+            name: cut
+            for name, module in self._modules.items()
+            if name in self._order and (cut := kernel_cut(name, module))
+            if cut.tensor in self._tensors and cut.tensor not in self._shared
+        }
         homes = {name: self._home(name) for name in cuts}
         for name, cut in cuts.items():
             home = homes[name]
             if home and list(homes.values()).count(home) == 1:
-                self._found[home] = _with_kernel(self._found[home], cut)
+                self._found[home] = with_kernel(self._found[home], cut)
             else:
                 key = name if name not in self._found else f"{name}:kernel"
-                choices = tuple(Choice(kernel=k) for k in _kernels(cut))
-                self._found[key] = SearchLayer(key, (name,), choices, kernel=cut)
+                self._found[key] = kernel_layer(key, name, cut)
 
     def add_blocks(self, blocks: Blocks) -> None:
         """Adds the choice of leaving a block out, before the choices inside of it."""
@@ -254,24 +256,6 @@ class _Reading:
         if places & self._taken.get((name, dim), set()):
             raise AdapterError(f"another search layer already decides these channels of {name!r}")
 
-    def _kernel_cut(self, name: str, module: nn.Module) -> KernelCut | None:
-        if not isinstance(module, _ConvNd) or isinstance(module, _ConvTransposeNd):
-            return None
-        weight = f"{name}.weight"
-        edges = set(module.kernel_size)
-        if name not in self._order or weight not in self._tensors or weight in self._shared:
-            return None
-        if len(edges) != 1 or module.padding_mode != "zeros" or "weight" not in module._parameters:
-            return None
-        edge, ring = module.kernel_size[0], (module.kernel_size[0] - _SMALLEST_KERNEL) // 2
-        if edge <= _SMALLEST_KERNEL or edge % 2 == 0:
-            return None
-        if not isinstance(module.padding, str) and any(
-            p < ring * d for p, d in zip(module.padding, module.dilation, strict=True)
-        ):
-            return None
-        return KernelCut(weight, edge, len(module.kernel_size))
-
     def _home(self, conv: str) -> str:
         """The layer whose channels this convolution makes or passes through."""
         for name, layer in self._found.items():
@@ -304,17 +288,6 @@ def _several(widths: list[int]) -> list[int]:
     if len(widths) < 2:
         raise AdapterError(f"it has only {widths[-1]} channels, too few to choose from")
     return widths
-
-
-def _kernels(cut: KernelCut) -> list[int]:
-    return list(range(_SMALLEST_KERNEL, cut.kernel + 1, 2))
-
-
-def _with_kernel(layer: SearchLayer, cut: KernelCut) -> SearchLayer:
-    pairs = [(c.channels, k) for k in _kernels(cut) for c in layer.choices]
-    pairs.sort(key=lambda p: ((p[0] or 0) * p[1] ** cut.spatial, p[1]))
-    choices = tuple(Choice(c, k) for c, k in pairs)
-    return SearchLayer(layer.name, layer.modules, choices, layer.group, cut)
 
 
 def _shared_names(model: nn.Module) -> dict[str, str]:

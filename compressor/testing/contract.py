@@ -17,8 +17,9 @@ from compressor.network.adapter import Adapter
 from compressor.network.counting import count
 from compressor.network.data import tensors_hash
 from compressor.network.outputs import output_tensors
+from compressor.network.proof import tell_channels_apart
 from compressor.network.structure import mask, masked, materialise
-from compressor.network.verify import tell_channels_apart, verify_space
+from compressor.network.verify import verify_space
 from compressor.space import Architecture, SearchSpace
 
 
