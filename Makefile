@@ -2,17 +2,18 @@
 #   make demo    train a small network, compress it to 40 % of its MAdds, print the table
 #   make test    run the tests          make sweep   run the longer checks
 #   make lint    ruff                   make types   mypy
+#   make docs    build the documentation as a site, into build/site
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
 
-.PHONY: help demo test sweep lint types check clean
+.PHONY: help demo test sweep lint types docs check clean
 .NOTPARALLEL: # two installations into one environment would disturb each other
 .DELETE_ON_ERROR:
 
 help:
-	@sed -n '2,4s/^# *//p' Makefile
+	@sed -n '2,5s/^# *//p' Makefile
 
 demo: $(VENV)/.demo
 	@rm -rf runs/demo
@@ -31,7 +32,10 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-check: lint types test
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --quiet --strict
+
+check: lint types test docs
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -44,6 +48,11 @@ $(BIN)/python:
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV); the first time takes minutes"
 	@$(INSTALL) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV) with the tools for the site; the first time takes minutes"
+	@$(INSTALL) -e '.[docs]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import compressor
 from compressor.deploy.export import export_onnx
+from tests.vision import torchvision
 
-NET = '''
+NET = """
 import torch
 from my_project import MyNet, loader
 
@@ -25,8 +27,9 @@ def example_input():
 
 def calibration_data():
     return loader("train")
-'''
-PROJECT = '''
+"""
+PROJECT = """
+import pytest
 import torch
 from torch import nn
 
@@ -41,7 +44,7 @@ def loader(part):
     generator = torch.Generator().manual_seed(len(part))
     images = torch.randn(64, 3, 32, 32, generator=generator)
     return list(zip(images.split(32), torch.randint(10, (64,), generator=generator).split(32)))
-'''
+"""
 
 
 def _my_net() -> nn.Module:
@@ -94,6 +97,12 @@ def latency() -> dict[str, Any]:
     return {}
 
 
+def raspberry_pi() -> dict[str, Any]:
+    torchvision()  # timm imports it
+    pytest.importorskip("timm")
+    return {}
+
+
 def search() -> dict[str, Any]:
     """The network of `make demo`, judged by something that takes no time."""
     names: dict[str, Any] = {"__name__": "digits"}
@@ -117,6 +126,7 @@ FOLDERS: dict[str, Callable[[], dict[str, Any]]] = {
     "docs/latency.md": latency,
     "docs/search.md": search,
     "docs/targets.md": targets,
+    "docs/tutorial-raspberry-pi.md": raspberry_pi,
 }
 
 

@@ -4,8 +4,8 @@ A block of Python that begins with a comment `# NAME.py` is a file that the read
 continues the Python session of its page. A block of shell is run line by line in the page's folder,
 with less to search and to time where the page leaves that open (`SHORTER`).
 
-`<!-- not run: REASON -->` on the line before a block says that it cannot be run here. What is not run
-is still checked: options must be there, modules importable, extras defined.
+`<!-- not run: REASON -->` on the line before a block says that it cannot be run here. What is not
+run is still checked: commands, options, budgets, modules and extras must be there.
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pytest
 
 from cli.main import main
+from compressor.budget import parse_goals
+from compressor.device.devices import parse_device
 
 if sys.version_info >= (3, 11):
     import tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 REASONS = {
-    "make": "the targets of the Makefile are what the continuous integration runs",
+    "make": "makes an environment of its own and takes minutes; what it calls is checked",
     "benchmark": "takes minutes to hours and images; the figures of its page came of it",
     "pip": "installs; tests/test_wheel.py installs the wheel",
 }
@@ -148,6 +151,10 @@ def _check_compressor(words: list[str]) -> None:
     for name, value in values.items():
         if isinstance(names[name].type, click.Choice | click.types.IntParamType):
             names[name].type_cast_value(click.Context(command), value)
+    if "budget" in values:
+        parse_goals(values["budget"], values.get("frontier"))
+    if "device" in values:
+        parse_device(values["device"])
 
 
 def _check_make(words: list[str]) -> None:
@@ -155,6 +162,10 @@ def _check_make(words: list[str]) -> None:
         ["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    for line in done.stdout.replace("\\\n", " ").splitlines():
+        program, *arguments = shlex.split(line, comments=True) or [""]
+        if Path(program).name == "compressor":
+            _check_compressor(["compressor", *arguments])
 
 
 def _check_pip(words: list[str]) -> None:
@@ -210,7 +221,6 @@ def _run_line(block: Block, words: list[str]) -> None:
     )
     option = SHORTER.get(words[1], ())
     more = () if set(option) & set(words) else option
-    try:
+    with pytest.raises(SystemExit) as done:
         main([*words[1:], *more], prog_name="compressor")
-    except SystemExit as done:
-        assert not done.code, f"{block.place}: {shlex.join(words)} ended with {done.code}"
+    assert not done.value.code, f"{block.place}: {shlex.join(words)} ended with {done.value.code}"
