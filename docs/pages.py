@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 MOVED = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
-COLUMNS = 88
+COLUMNS = 76  # what a page shows without scrolling
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
