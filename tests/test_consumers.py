@@ -13,8 +13,9 @@ from torch.nn import functional
 from adapters.generic import GenericAdapter
 from compressor.errors import DataError
 from compressor.network.patches import as_matrix
+from compressor.network.proof import tell_channels_apart
 from compressor.network.structure import materialise
-from compressor.network.verify import tell_channels_apart, verify_space
+from compressor.network.verify import verify_space
 from compressor.refit.consumers import only_sliced
 from compressor.refit.least_squares import RIDGE
 from compressor.refit.library import LayerLibrary, make_library

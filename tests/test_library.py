@@ -13,9 +13,10 @@ from torch.nn import functional
 
 from adapters.generic import GenericAdapter
 from compressor.network.data import tensors_hash
+from compressor.network.proof import tell_channels_apart
 from compressor.network.structure import materialise
 from compressor.network.tracing import trace_fates
-from compressor.network.verify import tell_channels_apart, verify_space
+from compressor.network.verify import verify_space
 from compressor.refit.library import make_library
 from compressor.refit.sequence import refit
 from compressor.space import Architecture, SearchSpace

@@ -653,6 +653,11 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no example": ({"example_input": 3}, DataError, "example input must be a tensor"),
     "wrong example": ({"example_input": torch.zeros(1, 5, 8, 8)}, DataError, r"\[1, 5, 8, 8\]"),
     "no calibration": ({"calibration": []}, DataError, "calibration data .* is empty"),
+    "another size": (
+        {"calibration": [(torch.zeros(4, 3, 12, 12), torch.zeros(4, dtype=torch.long))] * 2},
+        DataError,
+        r"example's are \[\[3, 8, 8\]\] and the calibration data's \[\[3, 12, 12\]\]",
+    ),
     "wrong calibration": ({"calibration": [torch.zeros(2, 9)]}, DataError, r"\[2, 9\]"),
     "no validation": ({"validation": []}, DataError, "validation data .* is empty"),
     "no labels": ({"validation": [data()[0][0]], "score": "top1"}, DataError, "inputs alone"),

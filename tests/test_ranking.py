@@ -14,7 +14,8 @@ from torch.nn import functional
 from adapters.generic import GenericAdapter
 from compressor.errors import DataError, UsageError
 from compressor.network.data import tensors_hash
-from compressor.network.verify import tell_channels_apart, verify_space
+from compressor.network.proof import tell_channels_apart
+from compressor.network.verify import verify_space
 from compressor.refit.gates import gate_slopes
 from compressor.refit.library import LayerLibrary, make_library
 from compressor.refit.ranking import RANKINGS

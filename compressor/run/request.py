@@ -187,6 +187,7 @@ def _try_batch(model: nn.Module, example: Inputs, calibration: Batches) -> Input
     with evaluating(model):
         forward(model, example)
         forward(model, inputs)
+    _require_sizes(example, inputs)
     return inputs
 
 
@@ -211,3 +212,14 @@ class Stopwatch:
             yield
         finally:
             self.stages[name] = self.stages.get(name, 0.0) + self._clock() - start
+
+
+def _require_sizes(example: Inputs, inputs: Inputs) -> None:
+    """The file that is exported takes one size of input, with any batch."""
+    wanted, got = ([list(t.shape[1:]) for t in some] for some in (example, inputs))
+    if wanted != got:
+        raise DataError(
+            "calibration inputs must have the sizes of the example input, the batch aside, but the "
+            f"example's are {wanted} and the calibration data's {got}; give an example input of the "
+            "size that the network will be run with, and data of that size"
+        )
