@@ -101,6 +101,31 @@ _COUNT = click.IntRange(min=0)
     is_flag=True,
     help="Also write the network quantised to 8 bits; a latency budget is then that file's.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Processes that score networks; more than one needs the extra ray.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Networks asked for at once; what is found depends on it, not on --workers.  [default: "
+    "as many as workers]",
+)
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Ray cluster that the workers run on: auto, HOST:PORT or ray://HOST:PORT. Without: here.",
+)
+@click.option(
+    "--worker-gpus",
+    type=click.FloatRange(min=0),
+    metavar="GPUS",
+    help="GPUs of each worker, or a share of one.  [default: 1 where the network is on a GPU]",
+)
 @options.data
 @options.adapter
 @options.drop_blocks

@@ -14,7 +14,8 @@ CompressorError                 exit code 1
 ├── CheckError                  a checked promise does not hold (pruned = masked, ONNX = torch)
 ├── ExportError                 the ONNX file could not be written
 ├── MeasureError                ONNX Runtime could not load or run a model
-└── DeviceError                 a device that cannot be reached, hangs, or gives nonsense
+├── DeviceError                 a device that cannot be reached, hangs, or gives nonsense
+└── WorkerError                 workers that cannot be had, or that die of everything
 ```
 
 Messages state the rule, then the values, then the layer, then the remedy.
@@ -79,3 +80,7 @@ class MeasureError(CompressorError):
 
 class DeviceError(CompressorError):
     """A device that cannot be reached, hangs, lacks what it needs, or gives nonsense."""
+
+
+class WorkerError(CompressorError):
+    """Workers cannot be had, cannot load what they are sent, or die of everything."""

@@ -49,8 +49,8 @@ ONLY = {
 }
 # Packages of the engine, in the order in which they may import.
 ORDER = (
-    "search", "trace", "device", "network", "foreign", "refit", "score", "deploy", "latency",
-    "report", "run", "testing",
+    "search", "trace", "device", "network", "foreign", "refit", "score", "workers", "deploy",
+    "latency", "report", "run", "testing",
 )  # fmt: skip
 # These, and the modules outside of all packages, stay without torch.
 FREE = ("search", "trace", "device", "latency", "report")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from compressor.cost import CostModel, Limit, is_exact
+from compressor.cost import CostModel, is_exact
 from compressor.deploy.export import export_base, export_onnx
 from compressor.deploy.quantise import quantise_for_timing
 from compressor.device.local import LOCAL
@@ -23,13 +23,15 @@ from compressor.refit.library import LayerLibrary, make_library
 from compressor.run.delivery import ONNX, measure_settings
 from compressor.run.reading import Reading
 from compressor.run.request import Options, Request, Stopwatch
+from compressor.run.staff import staffed
 from compressor.run.summary import Found
+from compressor.run.watcher import Watcher
 from compressor.score.finetune import kept_score
+from compressor.score.rounds import Crew, Rounds
 from compressor.score.scorer import Guide, Recipes, Scorer
 from compressor.search.frontier import layer_nas_frontier
 from compressor.search.journal import Journal
 from compressor.search.layer_nas import SearchSettings, layer_nas
-from compressor.search.ledger import Known
 from compressor.search.notes import note_given_up, note_start, state_problem
 from compressor.search.outcome import Outcome, SearchResult
 from compressor.search.recall import recalled
@@ -92,16 +94,17 @@ def find(
     goals.sort(key=lambda goal: -goal[0].high)
     with watch.stage("sensitivity"):
         guide = scorer.guide(progress)
-    with watch.stage("search"):
+    with watch.stage("search"), staffed(request, scorer, guide, progress) as crew:
+        scoring = _Scoring(scorer, crew, guide, eligible)
 
         def every(goals: Sequence[Goal]) -> tuple[SearchResult, ...]:
-            return _search(request, reading, goals, scorer, journal, guide, progress)
+            return _search(request, reading, goals, scoring, journal, progress)
 
         def again(goal: Goal) -> SearchResult:
             shorter = max(_FEWEST, request.options.evaluations // _SHORTER)
             options = replace(request.options, evaluations=shorter)
             asked = replace(request, options=options, frontier=())
-            return _search(asked, reading, [goal], scorer, journal, guide, progress)[0]
+            return _search(asked, reading, [goal], scoring, journal, progress)[0]
 
         settings = measure_settings(request, _CANDIDATE)
         results, given = searched(goals, settings, every)
@@ -217,19 +220,29 @@ def _exported(request: Request, model: nn.Module) -> bytes:
         return path.read_bytes()
 
 
+@dataclass(frozen=True)
+class _Scoring:
+    """What scores, who does it, what is known of single choices, and what others may be held to."""
+
+    scorer: Scorer
+    crew: Crew | None
+    guide: Guide
+    eligible: Callable[[Architecture], bool]
+
+
 def _search(
     request: Request,
     reading: Reading,
     goals: Sequence[Sequence[ResolvedBudget]],
-    scorer: Scorer,
+    scoring: _Scoring,
     journal: Journal,
-    guide: Guide,
     progress: Progress,
 ) -> tuple[SearchResult, ...]:
     options, limits = request.options, [[b.limit() for b in goal] for goal in goals]
+    scorer, crew, guide = scoring.scorer, scoring.crew, scoring.guide
+    probe = guide.probe if guide.probe is None or crew is None else crew.probe
     known = journal.outcomes()
-    scorer.resume(known)
-    watcher = _Watcher(options.evaluations, limits, known, progress)
+    watcher = Watcher(options.evaluations, limits, known, progress)
 
     def note(architecture: Architecture, outcome: Outcome) -> None:
         costs = {limit.cost.unit: float(limit.cost(architecture)) for limit in limits[0]}
@@ -239,10 +252,18 @@ def _search(
         journal.record(architecture, outcome, costs)
         watcher.add(architecture, outcome, scorer.note)
 
-    settings, evaluations, seed = SearchSettings(), options.evaluations, options.seed
+    def measure(networks: Sequence[Architecture]) -> None:
+        """What a round costs, before it is scored: nothing is measured while workers work."""
+        for goal in limits:
+            for limit in goal:
+                for network in networks:
+                    limit.cost(network)
+
+    settings = SearchSettings(batch=options.asked)
+    evaluations, seed = options.evaluations, options.seed
     note_start(journal, state_problem(
         reading.space, limits, settings,
-        evaluations=evaluations, seed=seed, hints=guide.hints, probed=guide.probe is not None,
+        evaluations=evaluations, seed=seed, hints=guide.hints, probed=probe is not None,
     ))  # fmt: skip
     problem: dict[str, Any] = {
         "sizes": reading.space.sizes,
@@ -254,50 +275,14 @@ def _search(
         "on_outcome": note,
         "names": [layer.name for layer in reading.space.layers],
         "hints": guide.hints,
-        "probe": guide.probe and recalled(guide.probe, journal),
+        "probe": probe and recalled(probe, journal),
         "hidden_by": reading.space.hidden_by,
     }
+    if crew is None:
+        scorer.resume(known)
+    else:
+        rounds = Rounds(crew, scorer, scoring.eligible, measure, known)
+        problem |= {"executor": rounds, "on_ask": rounds.ask}
     if request.frontier:
         return layer_nas_frontier(budgets=limits, **problem)
     return (layer_nas(limits=limits[0], **problem),)
-
-
-class _Watcher:
-    """Tells how far the search is and what the best scores within the limits are."""
-
-    def __init__(
-        self,
-        total: int,
-        limits: Sequence[Sequence[Limit]],
-        known: Known,
-        progress: Progress,
-    ) -> None:
-        self._total, self._limits, self._progress = total, limits, progress
-        self._best: list[float | None] = [None] * len(limits)
-        self._done = 0
-        earlier = [(a, outcome) for a, outcomes in known.items() for outcome in outcomes]
-        for architecture, outcome in earlier[:total]:
-            self._note(architecture, outcome)
-        self._tell("resumed" if known else "")
-
-    def add(self, architecture: Architecture, outcome: Outcome, more: str = "") -> None:
-        """One more evaluation, and what else there is to tell."""
-        self._note(architecture, outcome)
-        failed = f"last failed: {outcome.reason}" if outcome.score is None else ""
-        self._tell(", ".join(part for part in (failed, more) if part))
-
-    def _note(self, architecture: Architecture, outcome: Outcome) -> None:
-        self._done += 1
-        score = outcome.score
-        for place, (best, limits) in enumerate(zip(self._best, self._limits, strict=True)):
-            if score is None or (best is not None and score <= best):
-                continue
-            if all(limit.holds(limit.cost(architecture)) for limit in limits):
-                self._best[place] = score
-
-    def _tell(self, more: str) -> None:
-        texts = ["–" if best is None else f"{best:.4f}" for best in self._best]
-        known = any(best is not None for best in self._best)
-        best = f"best score in budget {' / '.join(texts)}" if known else ""
-        note = ", ".join(part for part in (best, more) if part)
-        self._progress(Event("search", min(self._done, self._total), self._total, note))

@@ -30,6 +30,7 @@ from compressor.run.finding import find
 from compressor.run.reading import Inspection, Reading, describe, read_network, require_layers
 from compressor.run.recognition import code_hash, training_hash
 from compressor.run.request import Options, Request, Stopwatch, make_request
+from compressor.run.staff import require_workers
 from compressor.run.summary import Found
 from compressor.score.evaluate import Score, checked_score
 from compressor.score.judge import Judge
@@ -88,6 +89,10 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
     latency_folder: Path | str | None = None,
     keep: str = "best",
     drop_blocks: bool = False,
+    workers: int = 1,
+    batch: int | None = None,
+    ray: str | None = None,
+    worker_gpus: float | None = None,
     progress: Progress = silent,
 ) -> Result:
     """Compresses a network to a budget and writes a verified ONNX file.
@@ -134,11 +139,19 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
         keep: which epoch of fine-tuning is kept: "best" by the score, the network before included,
             or "last", where the score's data is what the original was trained on.
         drop_blocks: residual blocks may be left out as a whole, each a choice of the search.
+        workers: processes that score candidates; more than one needs the extra `ray`. What comes
+            out depends on `batch`, not on them; see `docs/workers.md`.
+        batch: networks that the search asks for at once; as many as there are workers unless given.
+        ray: address of the Ray cluster that the workers run on; without, they run here.
+        worker_gpus: GPUs of each worker, or a share of one; without, one where the network is on a
+            GPU.
         progress: told after each step.
 
     Raises:
         UsageError: the request cannot be meant; nothing was written.
         InfeasibleError: the budget is below what the network can be cut to.
+        WorkerError: no worker can be had, or one cannot load what it is sent; the same call
+            resumes.
         DeviceError: the device fails, more than once where that may help; the journal keeps what
             was found, and the same call resumes.
         CompressorError: see `compressor.errors`.
@@ -148,7 +161,7 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
         ranking, command,
         dict(origin or {}), parse_device(device) if isinstance(device, str) else device,
         int8, None if latency_folder is None else Path(latency_folder), keep,
-        drop_blocks,
+        drop_blocks, workers, batch, ray, worker_gpus,
     )  # fmt: skip
     watch = Stopwatch()
     progress(Event("check", 0, 1, "the data, and what the original network makes of it"))
@@ -156,6 +169,7 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
     request = make_request(
         model, example_input, (budget, frontier), calibration, validation, training, score, options
     )
+    require_workers(request)
     progress(Event("check", 1, 1))
     with run_folder(Path(out)) as folder:
         with watch.stage("read"):
@@ -277,6 +291,7 @@ def _fingerprint(request: Request, reading: Reading) -> dict[str, Any]:
         "refit": options.refit,
         "ranking": options.ranked_by,
         **({"drop_blocks": True} if options.drop_blocks else {}),
+        **({"batch": options.asked} if options.asked > 1 else {}),
     }
     if not isinstance(request.score, Judge):
         print_["score code"] = code_hash(request.score)

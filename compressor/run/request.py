@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -55,6 +56,11 @@ class Options:
         latency_folder: where the times of single operators are kept for other runs, or None.
         int8: whether the network is also delivered quantised; budgets of latency are then its.
         drop_blocks: whether residual blocks may be left out as a whole.
+        workers: processes that score candidates; 1 scores them in this one.
+        batch: networks that the search asks for at once; None is as many as there are workers.
+        ray: address of the Ray cluster that the workers run on; None is this machine.
+        worker_gpus: GPUs of each worker, or a share of one; None is one where the network is on
+            a GPU, and else none.
     """
 
     evaluations: int = 100
@@ -73,14 +79,33 @@ class Options:
     latency_folder: Path | None = None
     keep: str = "best"
     drop_blocks: bool = False
+    workers: int = 1
+    batch: int | None = None
+    ray: str | None = None
+    worker_gpus: float | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("evaluations", 1), ("finetune", 0), ("score_epochs", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}, but got {getattr(self, name)}")
+        for name, count in (("workers", self.workers), ("batch", self.asked)):
+            if count < 1:
+                raise UsageError(f"{name} must be at least 1, but got {count}")
+        if self.workers > 1 and self.asked == 1:
+            raise UsageError(
+                "with a batch of 1 each network is asked for when the one before is scored, which "
+                f"leaves {self.workers} workers nothing to share; give --batch {self.workers}"
+            )
+        if self.worker_gpus is not None and not 0 <= self.worker_gpus < math.inf:
+            raise UsageError(f"worker_gpus must be a number from 0, but got {self.worker_gpus}")
         check_ranking(self.ranking)
         if self.keep not in KEEP:
             raise UsageError(f"keep must be one of {', '.join(KEEP)}, but got {self.keep!r}")
+
+    @property
+    def asked(self) -> int:
+        """Networks that the search asks for at once."""
+        return self.workers if self.batch is None else self.batch
 
     @property
     def ranked_by(self) -> str:

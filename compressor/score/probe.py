@@ -48,9 +48,14 @@ class Probe:
             For each layer and option the loss of score, below zero for a gain; 0 for the network's
             own option, infinity for options that are no neighbours.
         """
+        return self.of(base, range(len(self._space.layers)))
+
+    def of(self, base: Architecture, layers: Sequence[int]) -> Hints:
+        """The same of some layers alone, by number in rising order; a row for each."""
         own = self._trials.judged(base, self._judge)
         found = []
-        for number, layer in enumerate(self._space.layers):
+        for number in layers:
+            layer = self._space.layers[number]
             costs = [math.inf] * len(layer.choices)
             costs[base[number]] = 0.0
             for option in beside(layer.choices, base[number]):

@@ -6,8 +6,9 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from compressor.errors import DataError
 from compressor.network.data import Batches, Inputs, size_of, split
@@ -22,7 +23,7 @@ from compressor.score.finetune import Recipe, fine_tune, kept_score
 from compressor.score.judge import Judge, make_judge
 from compressor.score.probe import MOST, WORTH, Probe, affordable
 from compressor.score.sensitivity import sensitivities
-from compressor.score.trials import Trials
+from compressor.score.trials import Standard, Trials
 from compressor.search.ledger import Known
 from compressor.search.trend import Hints
 from compressor.space import Architecture
@@ -103,6 +104,22 @@ class Scorer:
             refitter = Refitter(library.model, library.space, example, self._few, remember=True)
             self._trials = Trials(library.model, assembler, refitter, score, eligible)
 
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Everything that it was made of, in words; what it has learned is not among it."""
+        return {
+            "the network": self.library,
+            "the example input": self._example,
+            "the calibration data": self._calibration,
+            "the score or its validation data": self._score,
+            "the recipes": self._recipes,
+            "the training data": self._training,
+        }
+
+    def __reduce__(self) -> tuple[Callable[..., Scorer], tuple[Any, ...]]:
+        """Sent elsewhere, it is one of the same network that has not scored anything yet."""
+        return _like, tuple(self.parts.values())
+
     def resume(self, known: Known) -> None:
         """Takes over what an interrupted run has found out."""
         if self._trials is not None:
@@ -127,10 +144,18 @@ class Scorer:
         except DataError as error:
             progress(Event("sensitivity", 0, None, f"left out: {error}"))
             return Guide()
-        images = self._probed()
-        if not images:
-            return Guide(hints)
-        return Guide(hints, Probe(self._trials, space, self._agreement(images), progress))
+        return Guide(hints, self.probe(progress))
+
+    def probe(self, progress: Progress = silent) -> Probe | None:
+        """What tells the cost of a network's neighbours; None where it would take too long.
+
+        Raises:
+            DataError: outputs cannot be compared.
+        """
+        images = 0 if self._trials is None else self._probed()
+        if self._trials is None or not images:
+            return None
+        return Probe(self._trials, self.library.space, self._agreement(images), progress)
 
     def _agreement(self, most: int) -> Judge:
         """Compares with the original on calibration images."""
@@ -158,6 +183,45 @@ class Scorer:
         return as_number(self._score(model))
 
     @property
+    def compares(self) -> bool:
+        """Whether a candidate is compared with a better one, and given up where it is hopeless."""
+        return self._trials is not None and isinstance(self._score, Judge)
+
+    def compare_with(self, standard: Standard | None) -> None:
+        """From now on candidates are compared with this, and not with the best one so far."""
+        if self._trials is not None:
+            self._trials.compare_with(standard)
+
+    @property
+    def seen(self) -> Tensor | None:
+        """The values of all images for the last candidate, where it was shown all of them."""
+        return None if self._trials is None else self._trials.seen
+
+    @property
+    def most(self) -> int | None:
+        """Images that are shown at once at most, once memory has run out; None before."""
+        return None if self._trials is None else self._trials.most
+
+    def heard(
+        self, architecture: Architecture, images: int, given_up: int | None, most: int | None
+    ) -> None:
+        """Takes over what a candidate came to that was scored elsewhere.
+
+        Args:
+            architecture: of the candidate.
+            images: that it was shown.
+            given_up: after how many images, if it was.
+            most: as the attribute of that name, there.
+        """
+        if self._trials is None:
+            return
+        self._trials.images += images
+        if given_up is not None:
+            self._trials.given_up[architecture] = given_up
+        known = [m for m in (self._trials.most, most) if m is not None]
+        self._trials.most = min(known, default=None)
+
+    @property
     def images(self) -> int:
         """How many images candidates were shown so far; 0 where they are not shown one by one."""
         return 0 if self._trials is None else self._trials.images
@@ -165,7 +229,7 @@ class Scorer:
     @property
     def note(self) -> str:
         """What a reader should know about how candidates are scored; empty where nothing."""
-        most = None if self._trials is None else self._trials.most
+        most = self.most
         return "" if most is None else f"out of memory: images are shown {most} at a time"
 
     def given_up(self, architecture: Architecture) -> int | None:
@@ -227,6 +291,17 @@ class Scorer:
         batches = self._calibration if self._training is None else self._training
         recipe = Recipe(epochs, seed=self._recipes.seed, keep=self._recipes.keep)
         return fine_tune(model, self.library.model, batches, self._score, recipe, progress)
+
+
+def _like(
+    library: LayerLibrary,
+    example: Inputs,
+    calibration: Batches,
+    score: Score,
+    recipes: Recipes,
+    training: Batches | None,
+) -> Scorer:
+    return Scorer(library, example, calibration, score, recipes, training=training)
 
 
 def _images(batches: Batches, enough: float = math.inf) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,14 @@ _SURE = 2.5  # standard errors at the edge of what it may still turn out to be
 _MUCH = 0.05  # of what the best one lacks: less than images by the thousand can tell apart
 
 
+@dataclass(frozen=True)
+class Standard:
+    """What candidates are compared with: a network's score, and the values of all images, `[N]`."""
+
+    score: float
+    values: Tensor
+
+
 class Trials:
     """Scores of one network's architectures, by one judge.
 
@@ -43,6 +52,8 @@ class Trials:
         images: how many images candidates were shown so far.
         given_up: candidates that were given up, and after how many images.
         most: images that are shown at once at most, once memory has run out; None before.
+        seen: the values of all images for the last candidate; None where it was given up, or where
+            the judge does not go image by image.
     """
 
     def __init__(
@@ -65,6 +76,7 @@ class Trials:
         self.images = 0
         self.given_up: dict[Architecture, int] = {}
         self.most: int | None = None
+        self.seen: Tensor | None = None
         self._shown = 0  # images in the last part
         self._assembler = assembler
         self._original = original
@@ -75,7 +87,8 @@ class Trials:
         self._prefix = Replay(assembler.network, refitter.calls)
         self._standing = 0  # the tick up to which the prefix is that of the last candidate
         self._last: Architecture | None = None
-        self._best: tuple[float, Tensor] | None = None
+        self._best: Standard | None = None
+        self._fixed = False  # whether someone else says what the best one is
         self._remembered: Architecture | None = None
 
     def resume(self, known: Known) -> None:
@@ -87,6 +100,10 @@ class Trials:
         eligible = [(score, a) for score, a in scored if self._eligible(a)]
         # Among equals the earliest, as if the run had not been interrupted.
         self._remembered = max(eligible, key=lambda pair: pair[0])[1] if eligible else None
+
+    def compare_with(self, standard: Standard | None) -> None:
+        """From now on candidates are compared with this, and not with the best one so far."""
+        self._best, self._fixed, self._remembered = standard, True, None
 
     def __call__(self, architecture: Architecture) -> float:
         """The score of an architecture.
@@ -145,6 +162,7 @@ class Trials:
         self._last = architecture
 
     def _scored(self, architecture: Architecture) -> float:
+        self.seen = None
         network = self.network(architecture)
         if not isinstance(self._judge, Judge):
             # Someone else's function may train or change what it is given.
@@ -194,15 +212,17 @@ class Trials:
 
     def _behind(self, values: Tensor, perfect: float) -> float | None:
         """The estimated score of a candidate that is not much better than the best one."""
-        if self._best is None or not _ENOUGH <= len(values) < len(self._best[1]):
+        best = self._best
+        if best is None or not _ENOUGH <= len(values) < len(best.values):
             return None
-        less = values - self._best[1][: len(values)]
+        less = values - best.values[: len(values)]
         mean, error = float(less.mean()), float(less.std()) / math.sqrt(len(values))
-        hopeless = mean < 0 and mean + _SURE * error < _MUCH * (perfect - self._best[0])
-        return self._best[0] + mean if hopeless else None
+        hopeless = mean < 0 and mean + _SURE * error < _MUCH * (perfect - best.score)
+        return best.score + mean if hopeless else None
 
     def _noted(self, architecture: Architecture, values: Tensor) -> float:
-        score = float(values.mean())
-        if (self._best is None or score > self._best[0]) and self._eligible(architecture):
-            self._best = (score, values)
+        self.seen, score = values, float(values.mean())
+        better = not self._fixed and (self._best is None or score > self._best.score)
+        if better and self._eligible(architecture):
+            self._best = Standard(score, values)
         return score

@@ -16,7 +16,7 @@ from functools import cache
 from compressor.cost import Limit
 from compressor.errors import SearchError
 from compressor.search.guided import FIRST, Guided
-from compressor.search.ledger import Expected, Known, Ledger, OnOutcome, Score, open_ledger
+from compressor.search.ledger import Expected, Known, Ledger, OnAsk, OnOutcome, Score, open_ledger
 from compressor.search.moves import Turned, Watch
 from compressor.search.outcome import Executor, SearchResult
 from compressor.search.reach import Costs, HiddenBy
@@ -38,6 +38,7 @@ def layer_nas_frontier(  # noqa: PLR0913
     executor: Executor = map,
     known: Known | None = None,
     on_outcome: OnOutcome | None = None,
+    on_ask: OnAsk | None = None,
     names: Sequence[str] | None = None,
     hints: Hints | None = None,
     probe: Probe | None = None,
@@ -63,6 +64,8 @@ def layer_nas_frontier(  # noqa: PLR0913
         executor: like `map`; gets one batch of networks at a time.
         known: outcomes of an interrupted run; they count, but are not scored again.
         on_outcome: called with each new outcome as soon as it is there; may raise.
+        on_ask: called with all networks that are asked for at once, known ones among them, before
+            the executor gets those that are not known.
         names: names of the layers for messages.
         hints: for each layer what each of its options costs on its own.
         probe: tells of a network what each option would cost in it; asked around the best network
@@ -94,6 +97,7 @@ def layer_nas_frontier(  # noqa: PLR0913
             executor=executor,
             known=known,
             on_outcome=on_outcome,
+            on_ask=on_ask,
             watch=watch,
             measured=measured,
             hidden_by=hidden_by,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from compressor.cost import Limit
 from compressor.search.guided import Guided
-from compressor.search.ledger import Known, OnOutcome, Score, open_ledger
+from compressor.search.ledger import Known, OnAsk, OnOutcome, Score, open_ledger
 from compressor.search.moves import Watch
 from compressor.search.outcome import Executor, SearchResult
 from compressor.search.published import Published
@@ -32,6 +32,7 @@ def layer_nas(  # noqa: PLR0913
     executor: Executor = map,
     known: Known | None = None,
     on_outcome: OnOutcome | None = None,
+    on_ask: OnAsk | None = None,
     names: Sequence[str] | None = None,
     hints: Hints | None = None,
     probe: Probe | None = None,
@@ -54,6 +55,8 @@ def layer_nas(  # noqa: PLR0913
         executor: like `map`; gets one batch of networks at a time.
         known: outcomes of an interrupted run; they count, but are not scored again.
         on_outcome: called with each new outcome as soon as it is there; may raise.
+        on_ask: called with all networks that are asked for at once, known ones among them, before
+            the executor gets those that are not known.
         names: names of the layers for messages.
         hints: for each layer what each of its options costs on its own, on any scale, lower is
             better; the guided strategy starts from there.
@@ -80,6 +83,7 @@ def layer_nas(  # noqa: PLR0913
         executor=executor,
         known=known,
         on_outcome=on_outcome,
+        on_ask=on_ask,
         watch=watch,
         hidden_by=hidden_by,
     )

@@ -24,6 +24,7 @@ from compressor.space import Architecture
 
 Score = Callable[[Architecture], float]
 OnOutcome = Callable[[Architecture, Outcome], None]
+OnAsk = Callable[[Sequence[Architecture]], None]
 Expected: TypeAlias = Callable[[Sequence[Architecture]], Sequence[float]]
 Known: TypeAlias = Mapping[Architecture, Sequence[Outcome]]
 """Outcomes of each network in the order of their making; more than one where it was repeated."""
@@ -51,6 +52,7 @@ class Ledger:
         executor: Executor = map,
         known: Known | None = None,
         on_outcome: OnOutcome | None = None,
+        on_ask: OnAsk | None = None,
         watch: Watch | None = None,
     ) -> None:
         if evaluations < 1:
@@ -63,6 +65,7 @@ class Ledger:
         self._executor = executor
         self._known = {} if known is None else known
         self._on_outcome = on_outcome
+        self._on_ask = on_ask
         self._outcomes: dict[Architecture, list[Outcome]] = {}
         self._fits: dict[Architecture, tuple[bool, bool]] = {}
         self._history: list[tuple[Architecture, float | None]] = []
@@ -172,6 +175,8 @@ class Ledger:
         rounds = self._rounds(batch)
         known = [self._recall(a, n) for a, n in zip(batch, rounds, strict=True)]
         missing = [a for a, outcome in zip(batch, known, strict=True) if outcome is None]
+        if missing and self._on_ask is not None:
+            self._on_ask(batch)
         made = iter(self._executor(self._judge, missing)) if missing else iter(())
         for architecture, repeat, outcome in zip(batch, rounds, known, strict=True):
             if outcome is not None:
@@ -221,6 +226,7 @@ def open_ledger(  # noqa: PLR0913 - what every search takes, but for its seed
     executor: Executor,
     known: Known | None,
     on_outcome: OnOutcome | None,
+    on_ask: OnAsk | None = None,
     watch: Watch | None = None,
     measured: Costs | None = None,
     hidden_by: HiddenBy = (),
@@ -252,6 +258,7 @@ def open_ledger(  # noqa: PLR0913 - what every search takes, but for its seed
         executor=executor,
         known=known,
         on_outcome=on_outcome,
+        on_ask=on_ask,
         watch=watch,
     )
 

@@ -1,0 +1,1 @@
+"""Candidates scored by several processes, on one machine or on many, with Ray."""
