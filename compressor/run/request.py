@@ -245,6 +245,6 @@ def _require_sizes(example: Inputs, inputs: Inputs) -> None:
     if wanted != got:
         raise DataError(
             "calibration inputs must have the sizes of the example input, the batch aside, but the "
-            f"example's are {wanted} and the calibration data's {got}; give an example input of the "
-            "size that the network will be run with, and data of that size"
+            f"example's are {wanted} and the calibration data's {got}; give an example input of "
+            "the size that the network will be run with, and data of that size"
         )
