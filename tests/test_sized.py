@@ -303,3 +303,18 @@ def test_attention_that_is_called_by_name_exports(tmp_path):
             return F.scaled_dot_product_attention(query=x, key=x, value=x)
 
     export_onnx(Named(), (torch.randn(1, 2, 6, 8),), tmp_path / "named.onnx")
+
+
+@pytest.mark.parametrize("mask", [None, (2, 6, 6), (6, 6)])
+def test_attention_without_a_dimension_of_heads_exports(mask, tmp_path):
+    class Plain(nn.Module):
+        def forward(self, x):
+            x = x.reshape(-1, 6, 8)  # heads are a part of the batch
+            bias = None if mask is None else torch.ones(mask).tril() * x.mean()
+            y = F.scaled_dot_product_attention(x, x, x, attn_mask=bias)
+            return y.reshape(-1, 2, 6, 8)
+
+    report = export_onnx(
+        Plain(), (torch.randn(1, 2, 6, 8),), tmp_path / "plain.onnx", dynamic_batch=False
+    )
+    assert report.max_difference < 1e-5
