@@ -35,8 +35,8 @@ search layers, part of the seconds. Of torchvision's detectors it is the backbon
 maps stay as they are.
 
 {done} of the {every} networks were run, with torch {torch}, torchvision {torchvision} and timm
-{timm}, one thread each, beside other work on two cores that left each a quarter to one of them, so
-that times are rough and too long; rows are of the commits of two days. The others were not looked at.
+{timm}, one thread each, beside other work on two cores that left each a quarter of a core, so that
+times are rough and too long; rows are of the commits of two days. The others were not looked at.
 
 {peer}{table}
 
