@@ -240,7 +240,7 @@ def anchored(text: str) -> str:
 
 def command_line(ctx: click.Context) -> str:
     """The shell line that repeats this call: what differs from the defaults."""
-    words = ["compressor", "compress", str(ctx.params["target"])]
+    words = ["compressor", str(ctx.command.name), str(ctx.params["target"])]
     for option in ctx.command.params:
         value = ctx.params.get(option.name or "")
         if not isinstance(option, click.Option) or value is None:

@@ -20,6 +20,7 @@ from compressor.errors import CompressorError
 _COMMANDS = {
     "inspect": "Show what the search can decide about a network, and what it cannot.",
     "compress": "Search a smaller network within a budget and export it as verified ONNX.",
+    "compress-multitask": "Search one encoder architecture for the networks of several tasks.",
     "export": "Write a run's ONNX file again, with other options.",
     "measure": "Time ONNX files against each other in ONNX Runtime.",
     "report": "Write a run's report again, as a page or as Markdown.",
@@ -42,7 +43,7 @@ class Commands(click.Group):
         del ctx
         if cmd_name not in _COMMANDS:
             return None
-        command = importlib.import_module(f"cli.{cmd_name}_command").command
+        command = importlib.import_module(f"cli.{cmd_name.replace('-', '_')}_command").command
         assert isinstance(command, click.Command)  # noqa: S101  (for the type checker)
         return command
 
@@ -68,7 +69,7 @@ class Commands(click.Group):
                 "; the journal in --out keeps every finished evaluation, and the same command "
                 "resumes"
             )
-            resumes = ctx.invoked_subcommand == "compress"
+            resumes = ctx.invoked_subcommand in ("compress", "compress-multitask")
             _fail(ctx, f"interrupted{kept if resumes else ''}", _INTERRUPTED)
 
 

@@ -34,6 +34,10 @@ _SIGNATURES = {
         f"def validation_data():  # an iterable of batches: {_BATCH}\n    return loader"
     ),
     "training_data": f"def training_data():  # an iterable of batches: {_BATCH}\n    return loader",
+    "tasks": (
+        "def tasks():  # a list of two or more\n"
+        "    return [compressor.Task(name=…, model=…, head=…, calibration=…, validation=…), …]"
+    ),
     "score": "def score(model) -> float:  # higher is better\n    return accuracy(model)",
 }
 _PREFIX = "_compressor_target_"
@@ -61,6 +65,19 @@ def python_target(text: str, *, needs_data: bool) -> Target:
     if hasattr(module, "score"):
         score = _function(module, "score", text, arguments=1)
     return Target(text, build, example, calibration, validation, training, score)
+
+
+def python_tasks(text: str) -> list[Any]:
+    """Imports a target and calls its `tasks()`; what they hold is not looked at.
+
+    Raises:
+        TargetError: it is missing, does not import, or `tasks()` is missing, raises or returns no
+            list.
+    """
+    found = _call(_function(_load(text), "tasks", text), text)
+    if not isinstance(found, list | tuple):
+        raise _returned("tasks", "a list of compressor.Task", found)
+    return list(found)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from compressor.budget import format_cost
 from compressor.device.profile import Key, NodeTime, Profile, grouped
 from compressor.device.timing import NOISY, Latency
 from compressor.report.comparison import comparison
+from compressor.report.multitask import MultitaskSummary, task_table
 from compressor.report.overview import Overview
 from compressor.report.overview_table import overview_table
 from compressor.report.result import BudgetRow, Figures
@@ -52,6 +53,15 @@ def frontier_table(overview: Overview) -> Table:
     """The networks of a frontier, as they close a run."""
     (first, *others), *rows = overview_table(overview)
     table = text_table(first, *((title, "right") for title in others[:-1]), (others[-1], "left"))
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def tasks_table(summary: MultitaskSummary) -> Table:
+    """Each task before and after, as it closes a run for several."""
+    (first, second, *others), *rows = task_table(summary)
+    table = text_table(first, (second, "left"), *((title, "right") for title in others))
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table

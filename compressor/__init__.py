@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from compressor.deploy.artefacts import load
     from compressor.errors import CompressorError
     from compressor.foreign.reading import FileNetwork, read_file
+    from compressor.multitask.pipeline import MultitaskResult, compress_multitask
+    from compressor.multitask.task import Task
     from compressor.run.pipeline import Result, compress, export_run, inspect
     from compressor.trace.retrace import read_trace
     from compressor.trace.trace import Trace
@@ -28,9 +30,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "CompressorError": "compressor.errors",
     "FileNetwork": "compressor.foreign.reading",
+    "MultitaskResult": "compressor.multitask.pipeline",
     "Result": "compressor.run.pipeline",
+    "Task": "compressor.multitask.task",
     "Trace": "compressor.trace.trace",
     "compress": "compressor.run.pipeline",
+    "compress_multitask": "compressor.multitask.pipeline",
     "export_run": "compressor.run.pipeline",
     "inspect": "compressor.run.pipeline",
     "load": "compressor.deploy.artefacts",
@@ -39,8 +44,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "CompressorError", "FileNetwork", "Result", "Trace", "compress", "export_run", "inspect",
-    "load", "read_file", "read_trace",
+    "CompressorError", "FileNetwork", "MultitaskResult", "Result", "Task", "Trace", "compress",
+    "compress_multitask", "export_run", "inspect", "load", "read_file", "read_trace",
 ]  # fmt: skip
 
 

@@ -81,7 +81,7 @@ def shifted(data: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
 def build_model() -> nn.Module:
     model = network()
     if not WEIGHTS.exists():
-        train(model)
+        train(model, training_data())
         unfinished = WEIGHTS.with_suffix(f".{os.getpid()}")
         torch.save(model.state_dict(), unfinished)
         unfinished.replace(WEIGHTS)  # as a whole, whoever else trains at the same time
@@ -89,13 +89,12 @@ def build_model() -> nn.Module:
     return model.eval()
 
 
-def train(model: nn.Module) -> None:
+def train(model: nn.Module, data: list[tuple[Tensor, Tensor]]) -> None:
     """Trains in place; the same on every run."""
     torch.manual_seed(0)
     for module in model.modules():
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
-    data = training_data()
     optimizer = torch.optim.AdamW(model.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=5e-3, total_steps=EPOCHS * len(data)

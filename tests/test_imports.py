@@ -37,6 +37,7 @@ ONLY = {
         "compressor.deploy.leaving_out",
         "compressor.deploy.slicing",
         "compressor.deploy.targets",
+        "compressor.multitask.graphs",
     },
     "onnx_ir": set(),
     "onnxruntime": {"compressor.device.agent", "compressor.deploy.quantise"},
@@ -50,7 +51,7 @@ ONLY = {
 # Packages of the engine, in the order in which they may import.
 ORDER = (
     "search", "trace", "device", "network", "foreign", "refit", "score", "workers", "deploy",
-    "latency", "report", "run", "testing",
+    "latency", "report", "run", "multitask", "testing",
 )  # fmt: skip
 # These, and the modules outside of all packages, stay without torch.
 FREE = ("search", "trace", "device", "latency", "report")

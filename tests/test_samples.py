@@ -6,15 +6,21 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
+
 import compressor
 from benchmarks.support import sample
+from compressor.device.timing import Schedule
+from compressor.report.multitask import MultitaskSummary
 from compressor.report.result import RunSummary
+from compressor.run import delivery
 from compressor.score.judge import top1
 from tests.test_cli import call
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "samples"
 TWO_POINTS = 0.02
+BRIEF = ("--finetune", "1", "--evaluations", "4")
 
 
 def demo_words() -> list[str]:
@@ -47,3 +53,37 @@ def test_the_demo_keeps_its_promise(tmp_path: Path) -> None:
     before, after = top1(original, digits.test_data()), top1(small, digits.test_data())
     assert before >= 0.97
     assert after >= before - TWO_POINTS
+
+
+def test_three_tasks_get_one_encoder_and_files_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With fewer evaluations and epochs than the first lines of the sample say."""
+    (line,) = re.findall(
+        r"^    compressor (compress-multitask .*) --out DIR$",
+        (SAMPLES / "digits_tasks.py").read_text(),
+        re.MULTILINE,
+    )
+    monkeypatch.setattr(delivery, "_FINAL", Schedule(rounds=6, seconds=0.1))
+    command, target, *options = shlex.split(line)
+    options = options[: options.index("--finetune")]
+    result = call(command, ROOT / target, *options, *BRIEF, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert "above-four" in result.stdout
+    assert "met" in result.stdout
+
+    summary = MultitaskSummary.read(tmp_path / "run")
+    assert [row.name for row in summary.tasks] == ["digit", "odd", "above-four"]
+    assert summary.command.startswith("compressor compress-multitask ")
+    for row in summary.tasks:
+        assert 0.9 * 0.4 <= row.best.madds / row.base.madds <= 0.41
+        assert row.best.score is not None
+        assert row.best.score > 0.9
+        assert (tmp_path / "run" / row.name / "model.onnx").is_file()
+
+
+def test_a_target_without_tasks_is_told(tmp_path: Path) -> None:
+    given = ("--budget", "madds=40%", "--out", tmp_path / "run")
+    result = call("compress-multitask", SAMPLES / "digits.py", *given)
+    assert result.exit_code == 2
+    assert "must define tasks()" in result.stderr

@@ -16,6 +16,7 @@ from compressor.report import words
 from compressor.report.charts import SERIES, share_bar
 from compressor.report.comparison import comparison
 from compressor.report.interactive import MISSING, Library, find_library, make_script
+from compressor.report.multitask import MultitaskSummary, task_table
 from compressor.report.overview import Overview
 from compressor.report.overview_table import overview_table
 from compressor.report.plots import Figure, figures_of, overview_figures
@@ -100,6 +101,32 @@ def render_overview(overview: Overview, library: Library | None = None) -> str:
         rows=list(zip(links, rows, strict=True)),
         chart=overview_chart(overview),
         command=words.repeated(overview.command, overview.settings),
+    )
+
+
+def write_multitask(summary: MultitaskSummary, path: Path) -> Path:
+    """Writes the report of several tasks: their table, with links to the report of each.
+
+    Raises:
+        RunError: the place cannot be written.
+    """
+    return write_text(path, render_multitask(summary))
+
+
+def render_multitask(summary: MultitaskSummary) -> str:
+    """The HTML of several tasks' report; it has no charts of its own."""
+    titles, *rows = task_table(summary)
+    links = [f"{quote(row.name)}/{FILE_NAME}" for row in summary.tasks]
+    return fill(
+        "multitask.html.j2",
+        {},
+        None,
+        run=summary,
+        name=words.target_name(summary.settings),
+        titles=titles,
+        rows=list(zip(links, rows, strict=True)),
+        promises=words.promises(summary.budgets),
+        command=words.repeated(summary.command, summary.settings),
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,10 +41,8 @@ def deliver_all(
         ExportError: a network cannot be exported.
         RunError: the directory cannot be written.
     """
-    scratch = folder / _UNFINISHED
-    try:
-        _clear(scratch)  # of a run that was killed here
-        delivered = []
+    delivered = []
+    with placing(folder) as scratch:
         for each in found:
             own = each.budgets[0].budget
             budgets = tuple(resolved.budget for resolved in each.budgets)
@@ -53,11 +52,23 @@ def deliver_all(
             )
         overview = Overview.of(delivered)
         (folder / FILE_NAME).unlink(missing_ok=True)
-        for name, _ in delivered:
-            _clear(folder / name)
-            (scratch / name).rename(folder / name)
+        place(scratch, folder, [name for name, _ in delivered])
         write_overview(overview, folder / REPORT)
         overview.write(folder)
+    return [(folder / name, summary) for name, summary in delivered]
+
+
+@contextmanager
+def placing(folder: Path) -> Iterator[Path]:
+    """A folder inside of a run's, for what is not checked yet; gone afterwards.
+
+    Raises:
+        RunError: something cannot be written or moved.
+    """
+    scratch = folder / _UNFINISHED
+    try:
+        _clear(scratch)  # of a run that was killed here
+        yield scratch
     except OSError as error:
         raise RunError(
             f"{str(folder)!r} cannot be written: {error.strerror or error}; free some space or "
@@ -65,7 +76,13 @@ def deliver_all(
         ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return [(folder / name, summary) for name, summary in delivered]
+
+
+def place(scratch: Path, folder: Path, names: Sequence[str]) -> None:
+    """Moves finished folders into the run's, in place of earlier ones."""
+    for name in names:
+        _clear(folder / name)
+        (scratch / name).rename(folder / name)
 
 
 def _clear(folder: Path) -> None:

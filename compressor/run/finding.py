@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -39,6 +39,23 @@ from compressor.space import Architecture
 
 _CANDIDATE = Schedule(warmup=20, repeats=5, rounds=8, seconds=1.0)
 _SHORTER, _FEWEST = 4, 10  # a search with a tighter limit: one in so many evaluations, at least
+
+
+class Scores(Protocol):
+    """What a search needs of whatever scores its architectures."""
+
+    @property
+    def note(self) -> str:
+        """What a reader should know about how candidates are scored; empty where nothing."""
+
+    def __call__(self, architecture: Architecture) -> float:
+        """The score of an architecture, higher is better."""
+
+    def resume(self, known: Known) -> None:
+        """Takes over what an interrupted run has found out."""
+
+    def given_up(self, architecture: Architecture) -> int | None:
+        """After how many images a candidate was given up; None where it was not."""
 
 
 def find(
@@ -95,16 +112,16 @@ def find(
     with watch.stage("sensitivity"):
         guide = scorer.guide(progress)
     with watch.stage("search"), staffed(request, scorer, guide, progress) as crew:
-        scoring = _Scoring(scorer, crew, guide, eligible)
+        scoring = Scoring(scorer, guide, crew, eligible)
 
         def every(goals: Sequence[Goal]) -> tuple[SearchResult, ...]:
-            return _search(request, reading, goals, scoring, journal, progress)
+            return run_search(request, reading, goals, scoring, journal, progress)
 
         def again(goal: Goal) -> SearchResult:
             shorter = max(_FEWEST, request.options.evaluations // _SHORTER)
             options = replace(request.options, evaluations=shorter)
             asked = replace(request, options=options, frontier=())
-            return _search(asked, reading, [goal], scoring, journal, progress)[0]
+            return run_search(asked, reading, [goal], scoring, journal, progress)[0]
 
         settings = measure_settings(request, _CANDIDATE)
         results, given = searched(goals, settings, every)
@@ -221,23 +238,31 @@ def _exported(request: Request, model: nn.Module) -> bytes:
 
 
 @dataclass(frozen=True)
-class _Scoring:
-    """What scores, who does it, what is known of single choices, and what others may be held to."""
+class Scoring:
+    """What scores, what is known of single choices, who does it, and what others may be held to.
 
-    scorer: Scorer
-    crew: Crew | None
+    Attributes:
+        scorer: a network to its score; a `Scorer` where a crew works for it.
+        guide: what every choice costs on its own.
+        crew: processes that score, if there are any.
+        eligible: which networks others are compared with while a crew scores them.
+    """
+
+    scorer: Scores
     guide: Guide
-    eligible: Callable[[Architecture], bool]
+    crew: Crew | None = None
+    eligible: Callable[[Architecture], bool] = lambda _: True
 
 
-def _search(
+def run_search(
     request: Request,
     reading: Reading,
     goals: Sequence[Sequence[ResolvedBudget]],
-    scoring: _Scoring,
+    scoring: Scoring,
     journal: Journal,
     progress: Progress,
 ) -> tuple[SearchResult, ...]:
+    """Searches for each of the goals; every outcome is in the journal before the next begins."""
     options, limits = request.options, [[b.limit() for b in goal] for goal in goals]
     scorer, crew, guide = scoring.scorer, scoring.crew, scoring.guide
     probe = guide.probe if guide.probe is None or crew is None else crew.probe
@@ -281,6 +306,7 @@ def _search(
     if crew is None:
         scorer.resume(known)
     else:
+        assert isinstance(scorer, Scorer)  # noqa: S101  (see `Scoring`)
         rounds = Rounds(crew, scorer, scoring.eligible, measure, known)
         problem |= {"executor": rounds, "on_ask": rounds.ask}
     if request.frontier:

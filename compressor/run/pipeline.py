@@ -188,7 +188,7 @@ def compress(  # noqa: PLR0913  (one call is the whole product; all but three ha
             progress(Event("data", 0, 1, "hashing what the run depends on"))
             request = replace(request, data=data_used(request))
             progress(Event("data", 1, 1))
-        with _journal(folder, request, reading) as journal:
+        with opened_journal(folder, fingerprint(request, reading)) as journal:
             found = find(request, reading, base_score, journal, watch, progress)
         if not request.frontier:
             return _result(found[0], folder, deliver(request, found[0], folder, watch, progress))
@@ -250,14 +250,14 @@ def export_run(
 
 
 @contextmanager
-def _journal(folder: Path, request: Request, reading: Reading) -> Iterator[Journal]:
+def opened_journal(folder: Path, settings: Mapping[str, Any]) -> Iterator[Journal]:
     """The run's journal; one that holds nothing to resume from is removed again.
 
     That is one without a single score: whoever corrects what failed would meet the failures again.
     Only where a device failed or somebody interrupted, latencies that were measured are enough.
     """
     path = folder / JOURNAL
-    journal = Journal.open(path, _fingerprint(request, reading))
+    journal = Journal.open(path, settings)
     stopped = False
     try:
         yield journal
@@ -272,7 +272,7 @@ def _journal(folder: Path, request: Request, reading: Reading) -> Iterator[Journ
             path.unlink(missing_ok=True)
 
 
-def _fingerprint(request: Request, reading: Reading) -> dict[str, Any]:
+def fingerprint(request: Request, reading: Reading) -> dict[str, Any]:
     """What an evaluation depends on; a run with another fingerprint does not resume."""
     options = request.options
     print_ = {

@@ -52,7 +52,7 @@ class Found:
         model: it, calibrated and fine-tuned.
         score: of `model`.
         base_score: of the original.
-        budgets: what was promised.
+        budgets: what was promised; empty where it was not of this network alone.
         took: seconds that the evaluations of each network took.
     """
 
@@ -93,6 +93,7 @@ def summarise(request: Request, found: Found, made: Made, watch: Stopwatch) -> R
     reading, space = found.reading, found.reading.space
     chosen, original = found.candidate.architecture, space.original
     latency = made.latency
+    unit = found.budgets[0].budget.unit if found.budgets else "madds"
     base = _figures(reading, original, found.base_score, made.original.bytes, latency["original"])
     best = _figures(reading, chosen, found.score, made.compressed.bytes, latency["compressed"])
     int8 = made.int8
@@ -116,8 +117,7 @@ def summarise(request: Request, found: Found, made: Made, watch: Stopwatch) -> R
         unranked=found.library.unranked,
         frontier=frontier(reading, found.search.frontier),
         scored=tuple(
-            ScoredRow(i, float(c.costs[found.budgets[0].budget.unit]), c.score)
-            for i, c in enumerate(found.search.scored)
+            ScoredRow(i, float(c.costs[unit]), c.score) for i, c in enumerate(found.search.scored)
         ),
         times=tuple(found.took.get(c.architecture, 0.0) for c in found.search.scored),
         settings=_settings(request),

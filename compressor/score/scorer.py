@@ -59,7 +59,7 @@ class Guide:
     """
 
     hints: Hints | None = None
-    probe: Probe | None = None
+    probe: Callable[[Architecture], Hints] | None = None
 
 
 class Scorer:

@@ -1,0 +1,128 @@
+"""`compressor compress-multitask`: one encoder architecture for several tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli import options
+from cli.compress_command import anchored, command_line
+from cli.output import console, print_json, stdout_for
+from cli.progress import watching
+from cli.tables import promises_table, tasks_table
+from compressor.budget import parse_goals
+from compressor.names import KEEP, RANKING_NAMES
+from compressor.progress import Event
+from compressor.report.multitask import FILE_NAME as SUMMARY
+from compressor.report.page import FILE_NAME
+
+_COUNT = click.IntRange(min=0)
+
+
+@click.command("compress-multitask")
+@options.target
+@click.option(
+    "--budget",
+    multiple=True,
+    required=True,
+    metavar="UNIT=AMOUNT",
+    help="Most it may cost: madds=50% or params=2M; or a range. Several hold together.",
+)
+@click.option(
+    "--per",
+    type=click.Choice(["encoder", "all"]),
+    default="encoder",
+    show_default=True,
+    help="What the budget limits: one encoder, or all networks together with their heads.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Run directory. With the journal of an interrupted run, the run resumes.",
+)
+@click.option(
+    "--evaluations",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="Most architectures that are scored, each on all tasks.",
+)
+@click.option(
+    "--finetune", type=_COUNT, default=0, show_default=True, help="Epochs for each task's network."
+)
+@click.option(
+    "--keep",
+    type=click.Choice(KEEP),
+    default="best",
+    show_default=True,
+    help="Epoch that is kept; last where the validation data is what the originals learnt from.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search.")
+@click.option(
+    "--refit/--no-refit",
+    default=True,
+    show_default=True,
+    help="Refit weights that read cut channels by least squares; no labels, no training.",
+)
+@click.option(
+    "--ranking",
+    type=click.Choice(RANKING_NAMES),
+    default="reconstruction",
+    show_default=True,
+    help="Which channels to keep first. Without refitting, reconstruction is magnitude.",
+)
+@options.adapter
+@options.threads
+@options.provider
+@options.as_json
+@options.talk
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    target: str,
+    budget: tuple[str, ...],
+    out: Path,
+    as_json: bool,
+    **how: Any,
+) -> None:
+    """Search one encoder architecture for the networks of several tasks.
+
+    TARGET is path/to/file.py or package.module and defines tasks(), which returns a list of
+    compressor.Task. Every task gets a verified ONNX file with weights and a head of its own; their
+    encoders are one graph.
+
+    Ctrl-C loses nothing: the same command resumes where it stopped.
+    """
+    parse_goals(budget, None)  # a mistake here is told before anything is loaded
+    shell = command_line(ctx)
+    with stdout_for(as_json=as_json), watching(console(stderr=True)) as progress:
+        progress(Event("load", 0, 1, target))
+        from cli.python_target import python_tasks  # noqa: PLC0415  (torch: help goes without)
+        from compressor.multitask import pipeline  # noqa: PLC0415
+
+        tasks = python_tasks(target)
+        progress(Event("load", 1, 1))
+        result = pipeline.compress_multitask(
+            tasks,
+            budget=budget,
+            out=out,
+            **how,
+            command=shell,
+            origin={"target": anchored(target), "folder": str(Path.cwd())},
+            progress=progress,
+        )
+    if as_json:
+        print_json({"run": str(out), **result.summary.to_json()})
+        return
+    screen = console()
+    screen.print(tasks_table(result.summary))
+    screen.print()
+    screen.print(promises_table(result.summary.budgets))
+    screen.print()
+    files = [*(task.onnx_path for task in result.tasks), out / SUMMARY, out / FILE_NAME]
+    click.echo("\n".join(map(str, files)))

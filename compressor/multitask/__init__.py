@@ -1,0 +1,1 @@
+"""Networks of several tasks compressed to one shared encoder architecture."""

@@ -1,0 +1,149 @@
+"""`MultitaskSummary`: what a run for several tasks came to, as plain values in `multitask.json`.
+
+The file is documented in `docs/multitask.md`; `SCHEMA` grows whenever a key changes its meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from compressor.errors import RunError
+from compressor.files import write_json
+from compressor.plain import decode, encode
+from compressor.report.comparison import count_text, milliseconds_text, score_text
+from compressor.report.reading import read_plain
+from compressor.report.result import BudgetRow, Figures, LayerRow, Setting
+from compressor.space import Architecture
+
+SCHEMA = 1
+FILE_NAME = "multitask.json"
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """What became of one task.
+
+    Attributes:
+        name: of the task, and of its folder in the run directory, which has a `result.json`.
+        score: name of its score.
+        importance: weight of its normalised loss in the search.
+        base: its original network.
+        best: its network as exported.
+        base_loss: validation loss of the original.
+        loss: validation loss of the network as exported.
+    """
+
+    name: str
+    score: str
+    importance: float
+    base: Figures
+    best: Figures
+    base_loss: float
+    loss: float
+
+    @property
+    def ratio(self) -> float:
+        """The loss as a multiple of the original's."""
+        return self.loss / self.base_loss
+
+
+@dataclass(frozen=True)
+class MultitaskSummary:
+    """One architecture for several tasks; the content of `multitask.json`.
+
+    Attributes:
+        tasks: in the order in which they were given.
+        per: what the budgets limit: one "encoder", or "all" networks with their heads.
+        budgets: promised and reached.
+        architecture: one option for each shared search layer.
+        widths: what each of these layers keeps.
+        encoder_nodes: operators of the encoder, one graph in all ONNX files.
+        evaluations: architectures scored, without failed ones.
+        failed: architectures that could not be scored.
+        seconds: wall clock of the whole run.
+        stages: seconds of its parts.
+        settings: what the run was asked for.
+        command: a shell line that repeats the run; empty where a program started it.
+        schema: version of this form.
+    """
+
+    tasks: tuple[TaskRow, ...]
+    per: str
+    budgets: tuple[BudgetRow, ...]
+    architecture: Architecture
+    widths: tuple[LayerRow, ...]
+    encoder_nodes: int
+    evaluations: int
+    failed: int
+    seconds: float
+    stages: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    command: str = ""
+    schema: int = SCHEMA
+
+    @property
+    def total(self) -> float:
+        """Sum of importance × loss / original's loss: what the search makes small."""
+        return sum(row.importance * row.ratio for row in self.tasks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, schema number first."""
+        return {"schema": self.schema, **encode(self)}
+
+    def write(self, run: Path) -> Path:
+        """Writes `multitask.json` into the run directory: the whole file or nothing.
+
+        Raises:
+            RunError: the directory cannot be written.
+        """
+        return write_json(run / FILE_NAME, self.to_json())
+
+    @classmethod
+    def read(cls, run: Path) -> MultitaskSummary:
+        """Reads a run directory's `multitask.json`.
+
+        Raises:
+            RunError: the file is missing, broken or of another program.
+        """
+        path = run / FILE_NAME
+        try:
+            return cls.from_json(read_plain(path))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{str(path)!r} cannot be read: {error}") from error
+
+    @classmethod
+    def from_json(cls, data: object) -> MultitaskSummary:
+        """Inverse of `to_json`; raises `ValueError` where `data` has another form."""
+        found = data.get("schema") if isinstance(data, dict) else None
+        if found != SCHEMA:
+            raise ValueError(f"several tasks of schema {SCHEMA} are needed, but got {found!r}")
+        summary = decode(cls, data)
+        if not summary.tasks:
+            raise ValueError("a run for several tasks has tasks, but got none")
+        return summary
+
+
+def task_table(summary: MultitaskSummary) -> Iterator[tuple[str, ...]]:
+    """Titles, then each task before and after, as texts."""
+    yield (
+        "Task", "Score", "Original", "Compressed", "Loss / original's", "MAdds", "Parameters",
+        "ONNX Runtime latency", "Original's latency",
+    )  # fmt: skip
+    for row in summary.tasks:
+        base, best = row.base, row.best
+        yield (
+            row.name,
+            row.score,
+            score_text(base.score),
+            score_text(best.score),
+            f"{row.ratio:.3f}",
+            f"{count_text(best.madds)} ({best.madds / max(base.madds, 1):.1%})",
+            f"{count_text(best.params)} ({best.params / max(base.params, 1):.1%})",
+            *(
+                "–" if x.latency_ms is None else milliseconds_text(x.latency_ms)
+                for x in (best, base)
+            ),
+        )
