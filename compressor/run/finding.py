@@ -32,6 +32,7 @@ from compressor.score.scorer import Guide, Recipes, Scorer
 from compressor.search.frontier import layer_nas_frontier
 from compressor.search.journal import Journal
 from compressor.search.layer_nas import SearchSettings, layer_nas
+from compressor.search.ledger import Known
 from compressor.search.notes import note_given_up, note_start, state_problem
 from compressor.search.outcome import Outcome, SearchResult
 from compressor.search.recall import recalled

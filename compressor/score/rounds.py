@@ -14,7 +14,6 @@ from typing import Protocol
 from torch import Tensor
 
 from compressor.errors import SearchError
-from compressor.score.probe import Probe
 from compressor.score.scorer import Scorer
 from compressor.score.trials import Standard
 from compressor.search.ledger import Known, judge
@@ -67,7 +66,7 @@ def answer(scorer: Scorer, architecture: Architecture, standard: Standard | None
 class Alone:
     """A crew of one, in this process."""
 
-    def __init__(self, scorer: Scorer, probe: Probe | None) -> None:
+    def __init__(self, scorer: Scorer, probe: Callable[[Architecture], Hints] | None) -> None:
         """Starts nothing.
 
         Args:
