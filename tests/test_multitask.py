@@ -26,8 +26,8 @@ from compressor.multitask.joint import jointly_ranked, together
 from compressor.multitask.preparing import Member, prepare, shared_fingerprint
 from compressor.multitask.task import checked_tasks
 from compressor.network.counting import count
+from compressor.network.proof import tell_channels_apart
 from compressor.network.structure import materialise
-from compressor.network.verify import tell_channels_apart
 from compressor.progress import Event, Progress, silent
 from compressor.refit.library import LayerLibrary
 from compressor.report.multitask import MultitaskSummary
