@@ -231,7 +231,7 @@ def complete(*words: str) -> list[str]:
 
 
 def test_commands_options_and_values_are_completed() -> None:
-    assert complete("com") == ["compress", "compare", "completion"]
+    assert complete("com") == ["compress", "compress-multitask", "compare", "completion"]
     assert complete("compress", "--rank") == ["--ranking"]
     assert complete("compress", "net.py", "--ranking", "t") == ["taylor"]
     assert "--quiet" in complete("measure", "--q")
@@ -239,7 +239,10 @@ def test_commands_options_and_values_are_completed() -> None:
 
 
 def test_neither_help_nor_completion_waits_for_torch() -> None:
-    names = ("inspect", "compress", "export", "measure", "report", "compare", "completion")
+    names = (
+        "inspect", "compress", "export", "measure", "report", "compare", "completion",
+        "compress_multitask",
+    )  # fmt: skip
     program = "import sys, cli.main; "
     program += "".join(f"import cli.{name}_command; " for name in names)
     program += "sys.exit('torch' in sys.modules)"
