@@ -18,7 +18,7 @@ from cli.target import Target
 from compressor.budget import parse_goals
 from compressor.device.devices import parse_device
 from compressor.errors import UsageError
-from compressor.names import KEEP, RANKING_NAMES, SCORES
+from compressor.names import KEEP, SCORES
 from compressor.progress import Event
 from compressor.report.overview import FILE_NAME as OVERVIEW
 from compressor.report.overview import Overview
@@ -45,13 +45,7 @@ _COUNT = click.IntRange(min=0)
     metavar="UNIT=AMOUNT,AMOUNT,…",
     help="One search, a network for each: madds=90%,80%,70%. All of them keep --budget too.",
 )
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Run directory. With the journal of an interrupted run, the run resumes.",
-)
+@options.out
 @click.option(
     "--evaluations",
     type=click.IntRange(min=1),
@@ -82,20 +76,9 @@ _COUNT = click.IntRange(min=0)
     show_default=True,
     help="Epochs for each network before it is scored.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search.")
-@click.option(
-    "--refit/--no-refit",
-    default=True,
-    show_default=True,
-    help="Refit weights that read cut channels by least squares; no labels, no training.",
-)
-@click.option(
-    "--ranking",
-    type=click.Choice(RANKING_NAMES),
-    default="reconstruction",
-    show_default=True,
-    help="Which channels to keep first. Without refitting, reconstruction is magnitude.",
-)
+@options.seed
+@options.refit
+@options.ranking
 @click.option(
     "--int8",
     is_flag=True,

@@ -13,7 +13,7 @@ from cli.output import console, print_json, stdout_for
 from cli.progress import watching
 from cli.tables import promises_table, tasks_table
 from compressor.budget import parse_goals
-from compressor.names import KEEP, RANKING_NAMES
+from compressor.names import KEEP
 from compressor.progress import Event
 from compressor.report.multitask import FILE_NAME as SUMMARY
 from compressor.report.page import FILE_NAME
@@ -37,13 +37,7 @@ _COUNT = click.IntRange(min=0)
     show_default=True,
     help="What the budget limits: one encoder, or all networks together with their heads.",
 )
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Run directory. With the journal of an interrupted run, the run resumes.",
-)
+@options.out
 @click.option(
     "--evaluations",
     type=click.IntRange(min=1),
@@ -61,20 +55,9 @@ _COUNT = click.IntRange(min=0)
     show_default=True,
     help="Epoch that is kept; last where the validation data is what the originals learnt from.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search.")
-@click.option(
-    "--refit/--no-refit",
-    default=True,
-    show_default=True,
-    help="Refit weights that read cut channels by least squares; no labels, no training.",
-)
-@click.option(
-    "--ranking",
-    type=click.Choice(RANKING_NAMES),
-    default="reconstruction",
-    show_default=True,
-    help="Which channels to keep first. Without refitting, reconstruction is magnitude.",
-)
+@options.seed
+@options.refit
+@options.ranking
 @options.adapter
 @options.threads
 @options.provider

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from cli import verbosity
+from compressor.names import RANKING_NAMES
 
 talk = verbosity.options
 target = click.argument("target")
@@ -40,6 +41,27 @@ drop_blocks = click.option(
     "--drop-blocks",
     is_flag=True,
     help="Let the search leave out residual blocks as a whole.",
+)
+out = click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Run directory. With the journal of an interrupted run, the run resumes.",
+)
+seed = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search.")
+refit = click.option(
+    "--refit/--no-refit",
+    default=True,
+    show_default=True,
+    help="Refit weights that read cut channels by least squares; no labels, no training.",
+)
+ranking = click.option(
+    "--ranking",
+    type=click.Choice(RANKING_NAMES),
+    default="reconstruction",
+    show_default=True,
+    help="Which channels to keep first. Without refitting, reconstruction is magnitude.",
 )
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object on stdout, the rest on stderr."
