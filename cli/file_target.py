@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from cli.target import Target
 from compressor.errors import DataError, TargetError
 from compressor.foreign.reading import FileNetwork, read_file
+from compressor.network.outputs import output_tensors
 
 _IMAGES = (
     "the file does not say how its images are prepared: they are resized to {} and normalised with "
@@ -42,14 +42,14 @@ def file_target(text: str, data: str | None, *, needs_data: bool) -> Target:
     example = found.example if len(found.example) > 1 else found.example[0]
     fixed = "" if found.batch is None else _FIXED.format(found.batch)
     if data is None:
-        return Target(text, _builder(found.model), example, note=fixed)
+        return Target(text, builder(found.model), example, note=fixed)
     if fixed:
         raise TargetError(f"a network must take batches of any size to be compressed, but {fixed}")
     if data.startswith("tensors:"):
         from cli.tensor_data import tensor_data  # noqa: PLC0415
 
         read = tensor_data(data, found.input_names, found.example)
-        return Target(text, _builder(found.model), example, read.calibration, read.validation)
+        return Target(text, builder(found.model), example, read.calibration, read.validation)
     return _with_images(text, data, found)
 
 
@@ -68,7 +68,7 @@ def _with_images(text: str, data: str, found: FileNetwork) -> Target:
     notes = [_IMAGES.format(f"{height} × {width}"), folder.note]
     return Target(
         text,
-        _builder(found.model),
+        builder(found.model),
         image,
         folder.calibration,
         folder.validation,
@@ -83,7 +83,7 @@ def outputs(model: nn.Module, example: Tensor, text: str) -> int:
         DataError: it returns no logits.
     """
     with torch.inference_mode():
-        found = [t for t in tree_leaves(model(example)) if isinstance(t, Tensor)]
+        found = output_tensors(model(example))
     if len(found) != 1 or found[0].dim() != 2:
         raise DataError(
             f"--data imagefolder needs a classifier, but {text} does not return logits "
@@ -93,5 +93,6 @@ def outputs(model: nn.Module, example: Tensor, text: str) -> int:
     return int(found[0].shape[1])
 
 
-def _builder(model: nn.Module) -> Callable[[], nn.Module]:
+def builder(model: nn.Module) -> Callable[[], nn.Module]:
+    """Copies of a network, for whoever may change what it builds."""
     return lambda: copy.deepcopy(model)

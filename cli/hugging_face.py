@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import importlib
 import os
@@ -14,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from cli.file_target import outputs
+from cli.file_target import builder, outputs
 from cli.target import Target
 from compressor.errors import DataError, TargetError
 from compressor.foreign.steps import taking
+from compressor.network.outputs import output_tensors
 
 _TOKENS = 32  # of a text's example, where the network takes as many
 _NONE = "write a target file whose build_model() loads your own copy"
@@ -54,12 +53,12 @@ def hugging_face_target(text: str, data: str | None, *, needs_data: bool) -> Tar
     found = _load(text)
     example = found.example if len(found.example) > 1 else found.example[0]
     if data is None:
-        return Target(text, _builder(found.model), example)
+        return Target(text, builder(found.model), example)
     if data.startswith("tensors:"):
         from cli.tensor_data import tensor_data  # noqa: PLC0415
 
         read = tensor_data(data, found.names, found.example)
-        return Target(text, _builder(found.model), example, read.calibration, read.validation)
+        return Target(text, builder(found.model), example, read.calibration, read.validation)
     return _with_images(text, data, found)
 
 
@@ -82,16 +81,12 @@ def _with_images(text: str, data: str, found: _Loaded) -> Target:
     )
     return Target(
         text,
-        _builder(found.model),
+        builder(found.model),
         image,
         folder.calibration,
         folder.validation,
         note=folder.note,
     )
-
-
-def _builder(model: nn.Module) -> Callable[[], nn.Module]:
-    return lambda: copy.deepcopy(model)
 
 
 def _load(text: str) -> _Loaded:
@@ -282,5 +277,5 @@ def _plain(found: Any) -> Any:
     logits = found.get("logits") if hasattr(found, "get") else None
     if isinstance(logits, Tensor):
         return logits
-    tensors = tuple(t for t in tree_leaves(found) if isinstance(t, Tensor))
+    tensors = tuple(output_tensors(found))
     return tensors[0] if len(tensors) == 1 else tensors

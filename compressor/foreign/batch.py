@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from compressor.errors import TargetError
 from compressor.foreign.steps import OfBatch, Plan, Step, StepNetwork, Value, leaves
+from compressor.network.outputs import output_tensors
 
 _TOLERANCE = 1e-4  # of the outputs' scale; a batch that is mixed up moves them by their scale
 
@@ -49,7 +49,7 @@ def run(network: StepNetwork, example: tuple[Tensor, ...]) -> list[Tensor]:
     """
     try:
         with torch.no_grad():
-            return [t for t in tree_leaves(network(*example)) if isinstance(t, Tensor)]
+            return output_tensors(network(*example))
     except Exception as error:  # whatever an operator raises on what a file tells it
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TargetError(
