@@ -13,9 +13,10 @@ from cli.output import console, print_json, stdout_for
 from cli.progress import watching
 from cli.tables import promises_table, tasks_table
 from compressor.budget import parse_goals
-from compressor.names import KEEP
+from compressor.names import KEEP, TRANSFERS
 from compressor.progress import Event
 from compressor.report.multitask import FILE_NAME as SUMMARY
+from compressor.report.multitask import learning_text
 from compressor.report.page import FILE_NAME
 
 _COUNT = click.IntRange(min=0)
@@ -47,6 +48,35 @@ _COUNT = click.IntRange(min=0)
 )
 @click.option(
     "--finetune", type=_COUNT, default=0, show_default=True, help="Epochs for each task's network."
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Rounds over the tasks, among which these epochs are divided.",
+)
+@click.option(
+    "--transfer",
+    type=click.Choice(TRANSFERS),
+    default="none",
+    show_default=True,
+    help="What passes from one task's encoder to the next while they learn: which inputs are "
+    "alike, or its features.",
+)
+@click.option(
+    "--transfer-weight",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Of the transfer term beside the task's own loss; 0 turns it off.",
+)
+@click.option(
+    "--quantile",
+    type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
+    default=0.25,
+    show_default=True,
+    help="With --transfer matching: the share of pairs of inputs that count as alike.",
 )
 @click.option(
     "--keep",
@@ -107,5 +137,7 @@ def command(
     screen.print()
     screen.print(promises_table(result.summary.budgets))
     screen.print()
+    if result.summary.learning:
+        click.echo(learning_text(result.summary.learning) + "\n")
     files = [*(task.onnx_path for task in result.tasks), out / SUMMARY, out / FILE_NAME]
     click.echo("\n".join(map(str, files)))

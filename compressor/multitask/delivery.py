@@ -9,8 +9,9 @@ from pathlib import Path
 from compressor.multitask.finding import Shared
 from compressor.multitask.graphs import require_one_encoder
 from compressor.multitask.preparing import Member
+from compressor.multitask.rounds import Learnt, Rounds
 from compressor.progress import Progress
-from compressor.report.multitask import FILE_NAME, MultitaskSummary, TaskRow
+from compressor.report.multitask import FILE_NAME, LearningRow, MultitaskSummary, TaskRow
 from compressor.report.page import FILE_NAME as REPORT
 from compressor.report.page import write_multitask
 from compressor.report.result import BudgetRow, RunSummary
@@ -26,6 +27,7 @@ def deliver_tasks(
     folder: Path,
     watch: Stopwatch,
     progress: Progress,
+    rounds: Rounds,
 ) -> tuple[MultitaskSummary, tuple[RunSummary, ...]]:
     """Writes a folder for each task, and the summary of them all.
 
@@ -47,11 +49,21 @@ def deliver_tasks(
             {m.task.name: (scratch / m.task.name / ONNX, m.task.heads) for m in members}
         )
         summary = _summary(members, shared, per, delivered, nodes, watch)
+        summary = replace(summary, learning=_learning(shared.learnt, rounds))
         (folder / FILE_NAME).unlink(missing_ok=True)
         place(scratch, folder, [m.task.name for m in members])
         write_multitask(summary, folder / REPORT)
         summary.write(folder)
     return summary, tuple(delivered)
+
+
+def _learning(learnt: Learnt | None, how: Rounds) -> LearningRow | None:
+    if learnt is None:
+        return None
+    transfer = how.transfer if how.transfers else "none"
+    return LearningRow(
+        learnt.epochs, transfer, how.weight, how.quantile, learnt.seconds, learnt.transfer_seconds
+    )
 
 
 def _summary(

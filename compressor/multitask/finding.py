@@ -6,11 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from torch import nn
+
 from compressor.cost import SizeTable
 from compressor.errors import CheckError
 from compressor.limits import ResolvedBudget, resolve_budgets
 from compressor.multitask.preparing import Member, costs_of, libraries_of
+from compressor.multitask.rounds import ONE_ROUND, Learnt, Pupil, Rounds, learn_in_rounds
 from compressor.multitask.scoring import JointScorer, Measured
+from compressor.multitask.task import telling
 from compressor.progress import Progress
 from compressor.refit.library import LayerLibrary
 from compressor.run.finding import Scoring, run_search
@@ -32,16 +36,23 @@ class Shared:
         budgets: what was promised, of one encoder or of all networks.
         found: for each task its network, with scores and costs of its own.
         losses: of each task's network, as it is delivered.
+        learnt: what fine-tuning took; None without it.
     """
 
     search: SearchResult
     budgets: tuple[ResolvedBudget, ...]
     found: tuple[Found, ...]
     losses: tuple[float, ...]
+    learnt: Learnt | None
 
 
 def find_shared(
-    members: Sequence[Member], per: str, journal: Journal, watch: Stopwatch, progress: Progress
+    members: Sequence[Member],
+    per: str,
+    journal: Journal,
+    watch: Stopwatch,
+    progress: Progress,
+    rounds: Rounds = ONE_ROUND,
 ) -> Shared:
     """Searches one architecture for all tasks, then refits and fine-tunes each task's network.
 
@@ -76,12 +87,19 @@ def find_shared(
         scoring = Scoring(joint, guide)
         search = run_search(first, members[0].reading, [goal], scoring, journal, progress)[0]
     took = {a: sum(o.seconds for o in made) for a, made in journal.outcomes().items()}
+    networks = []
+    for scorer in scorers:
+        with watch.stage("refit"):
+            networks.append(scorer.finish(search.best.architecture, progress)[0])
+    networks, learnt = _tuned(members, scorers, networks, rounds, watch, progress)
     found, losses = [], []
-    for member, library, scorer in zip(members, libraries, scorers, strict=True):
-        made, loss = _finished(member, library, scorer, search, watch, progress)
-        found.append(replace(made, search=_own(search, member, journal), took=took))
-        losses.append(loss)
-    return Shared(search, goal, tuple(found), tuple(losses))
+    for member, library, model in zip(members, libraries, networks, strict=True):
+        end, own = member.gauge.measure(model), _own(search, member, journal)
+        found.append(Found(
+            member.reading, library, own, search.best, model, end.score, member.base.score, (), took
+        ))  # fmt: skip
+        losses.append(end.loss)
+    return Shared(search, goal, tuple(found), tuple(losses), learnt)
 
 
 def _scorer(member: Member, library: LayerLibrary) -> Scorer:
@@ -93,26 +111,26 @@ def _scorer(member: Member, library: LayerLibrary) -> Scorer:
     )  # fmt: skip
 
 
-def _finished(
-    member: Member,
-    library: LayerLibrary,
-    scorer: Scorer,
-    search: SearchResult,
+def _tuned(
+    members: Sequence[Member],
+    scorers: Sequence[Scorer],
+    networks: list[nn.Module],
+    rounds: Rounds,
     watch: Stopwatch,
     progress: Progress,
-) -> tuple[Found, float]:
-    """The task's network refitted and fine-tuned, with its loss."""
-    with watch.stage("refit"):
-        model, _ = scorer.finish(search.best.architecture, progress)
-    epochs = member.request.options.finetune
-    if epochs:
-        with watch.stage("fine-tune"):
-            model, _ = scorer.tuned(model, epochs, progress)
-    end = member.gauge.measure(model)
-    found = Found(
-        member.reading, library, search, search.best, model, end.score, member.base.score, ()
-    )
-    return found, end.loss
+) -> tuple[list[nn.Module], Learnt | None]:
+    """The tasks' networks fine-tuned in rounds, where that is asked for."""
+    options = members[0].request.options
+    if not options.finetune:
+        return networks, None
+    with watch.stage("fine-tune"):
+        pupils = []
+        for member, scorer, model in zip(members, scorers, networks, strict=True):
+            with telling(member.task):
+                learner = scorer.learner(model, options.finetune)
+            pupils.append(Pupil(member.task, learner, member.request.calibration))
+        learnt = learn_in_rounds(pupils, options.finetune, rounds, options.seed, progress)
+    return [p.learner.kept() for p in pupils], learnt
 
 
 def _own(search: SearchResult, member: Member, journal: Journal) -> SearchResult:

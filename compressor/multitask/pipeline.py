@@ -14,6 +14,7 @@ from compressor.files import run_folder
 from compressor.multitask.delivery import deliver_tasks
 from compressor.multitask.finding import find_shared
 from compressor.multitask.preparing import PER, prepare, shared_fingerprint
+from compressor.multitask.rounds import Rounds
 from compressor.multitask.task import Task, checked_tasks
 from compressor.progress import Progress, silent
 from compressor.report.multitask import MultitaskSummary
@@ -65,6 +66,10 @@ def compress_multitask(  # noqa: PLR0913  (as compress: one call, and most have 
     per: str = "encoder",
     evaluations: int = 100,
     finetune: int = 0,
+    rounds: int = 1,
+    transfer: str = "none",
+    transfer_weight: float = 1.0,
+    quantile: float = 0.25,
     seed: int = 0,
     adapter: str = "generic",
     threads: int = 1,
@@ -91,6 +96,11 @@ def compress_multitask(  # noqa: PLR0913  (as compress: one call, and most have 
         per: what the budget limits: one "encoder", or "all" networks together with their heads.
         evaluations: architectures to score at most, each on all tasks.
         finetune: epochs for each task's network, with its original as teacher.
+        rounds: over the tasks, among which these epochs are divided, earlier ones first.
+        transfer: what passes from one task's encoder to the next while they learn: "none",
+            "matching" (which inputs are alike) or "features" (its embedding of the inputs).
+        transfer_weight: of the transfer term beside the task's own loss; 0 turns it off.
+        quantile: of matching, the share of pairs of inputs that count as alike.
         seed: of the search and of fine-tuning.
         adapter: registered name, or `package.module:Class`.
         threads: of ONNX Runtime, for the latency of what is delivered.
@@ -112,6 +122,8 @@ def compress_multitask(  # noqa: PLR0913  (as compress: one call, and most have 
     if per not in PER:
         raise UsageError(f"a budget is per {' or '.join(PER)}, but got {per!r}")
     _require_exact(budget)
+    learning = Rounds(rounds, transfer, transfer_weight, quantile)
+    learning.epochs(finetune)
     options = Options(
         evaluations=evaluations, finetune=finetune, seed=seed, adapter=adapter, threads=threads,
         provider=provider, refit=refit, ranking=ranking, keep=keep, command=command,
@@ -122,9 +134,9 @@ def compress_multitask(  # noqa: PLR0913  (as compress: one call, and most have 
     with run_folder(Path(out)) as folder:
         with watch.stage("read"):
             members = prepare(given, budget, options, progress)
-        with opened_journal(folder, shared_fingerprint(members, per)) as journal:
-            shared = find_shared(members, per, journal, watch, progress)
-        summary, delivered = deliver_tasks(members, shared, per, folder, watch, progress)
+        with opened_journal(folder, shared_fingerprint(members, per, learning)) as journal:
+            shared = find_shared(members, per, journal, watch, progress, learning)
+        summary, delivered = deliver_tasks(members, shared, per, folder, watch, progress, learning)
     results = tuple(
         TaskResult(m.task.name, f.model, folder / m.task.name / ONNX, s)
         for m, f, s in zip(members, shared.found, delivered, strict=True)
