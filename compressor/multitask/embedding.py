@@ -52,7 +52,7 @@ class Watch:
         self._seen.clear()
 
     def embedding(self, inputs: Inputs) -> Tensor:
-        """Of the inputs that the network was called with last, `[N, width]`.
+        """Of the inputs that the network was called with last, `[N, width]`, float32.
 
         Raises:
             DataError: no head was called, or one read a tensor that is no vector for each input.
@@ -64,7 +64,8 @@ class Watch:
                 "as the head, or transfer nothing"
             )
         size = size_of(inputs)
-        return torch.cat([_pooled(path, tensor, size) for path, tensor in self._seen], dim=1)
+        parts = [_pooled(path, tensor, size) for path, tensor in self._seen]
+        return torch.cat(parts, dim=1).float()
 
     def _begin(self, *_: Any) -> None:
         self._seen.clear()
