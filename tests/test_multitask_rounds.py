@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from compressor import compress_multitask
 from compressor.errors import CheckError, DataError, RunError, UsageError
 from compressor.files import run_folder
 from compressor.multitask import rounds as learning
@@ -215,6 +216,19 @@ def test_there_is_an_epoch_for_every_round() -> None:
         with pytest.raises(UsageError, match=f"finetune is {epochs}"):
             how.epochs(epochs)
     assert Rounds().epochs(0) == [0]
+
+
+def test_settings_are_checked_before_anything_is_done(tmp_path: Path) -> None:
+    given: list[dict[str, Any]] = [
+        {"finetune": 2, "rounds": 3},
+        {"transfer": "matching"},
+        {"finetune": 1, "quantile": 0},
+        {"finetune": 1, "transfer_weight": -1},
+    ]
+    for how in given:
+        with pytest.raises(UsageError):
+            compress_multitask(two(), budget="madds=50%", out=tmp_path / "run", **how)
+    assert not (tmp_path / "run").exists()
 
 
 def searched(
