@@ -10,7 +10,8 @@ from tests.vision import torchvision
 
 GOOD = {
     "name": "torchvision:resnet18", "ok": True, "reason": "", "contract": True, "layers": 12,
-    "madds_share": 1.0, "madds_ratio": 0.49, "seconds": 6.2, "read_seconds": 2.0, "read_cpu_seconds": 1.0, "peak_mb": 748.0,
+    "madds_share": 1.0, "madds_ratio": 0.49, "seconds": 6.2, "read_seconds": 2.0, "peak_mb": 748.0,
+    "read_cpu_seconds": 1.0,
 }  # fmt: skip
 WRONG = GOOD | {"name": "torchvision:alexnet", "ok": False, "contract": False, "reason": "a | b"}
 DEAD = {
