@@ -461,6 +461,18 @@ def test_tensors_that_do_not_fit(
         resolve_target(str(good), f"tensors:{tmp_path / 'x.safetensors'}")
 
 
+def test_tensors_that_do_not_fit_into_memory(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(_: Path) -> dict[str, Tensor]:
+        raise MemoryError("Cannot allocate memory")
+
+    save_file({"inputs": torch.ones(2, 4)}, tmp_path / "x.safetensors")
+    monkeypatch.setattr("cli.tensor_data.load_file", too_large)
+    with pytest.raises(DataError, match="cannot be read: Cannot allocate memory"):
+        resolve_target(str(good), f"tensors:{tmp_path / 'x.safetensors'}")
+
+
 def test_data_that_is_not_there(good: Path, tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"no")
     for data, said in {
