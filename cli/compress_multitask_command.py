@@ -11,7 +11,7 @@ from cli import options
 from cli.compress_command import anchored, command_line
 from cli.output import console, print_json, stdout_for
 from cli.progress import watching
-from cli.tables import promises_table, tasks_table
+from cli.tables import joint_table, promises_table, tasks_table
 from compressor.budget import parse_goals
 from compressor.names import KEEP
 from compressor.progress import Event
@@ -36,6 +36,11 @@ _COUNT = click.IntRange(min=0)
     default="encoder",
     show_default=True,
     help="What the budget limits: one encoder, or all networks together with their heads.",
+)
+@click.option(
+    "--joint",
+    is_flag=True,
+    help="Also write all networks as one ONNX file that reads the input once.",
 )
 @options.out
 @click.option(
@@ -107,5 +112,8 @@ def command(
     screen.print()
     screen.print(promises_table(result.summary.budgets))
     screen.print()
-    files = [*(task.onnx_path for task in result.tasks), out / SUMMARY, out / FILE_NAME]
-    click.echo("\n".join(map(str, files)))
+    if result.summary.joint is not None:
+        screen.print(joint_table(result.summary))
+        screen.print()
+    files = [*(task.onnx_path for task in result.tasks), result.joint_path, out / SUMMARY]
+    click.echo("\n".join(str(path) for path in (*files, out / FILE_NAME) if path is not None))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 import compressor
 from compressor import Task, compress_multitask
+from compressor.device.measure import Settings, create_session, run_session
 from compressor.device.timing import Schedule
 from compressor.errors import AdapterError, BudgetError, CheckError, DataError, RunError, UsageError
 from compressor.files import run_folder
@@ -90,7 +92,8 @@ def short_measurements() -> Iterator[None]:
 def done(
     tmp_path_factory: pytest.TempPathFactory, short_measurements: None
 ) -> compressor.MultitaskResult:
-    return compress_multitask(tasks(), out=tmp_path_factory.mktemp("several") / "run", **OPTIONS)
+    out = tmp_path_factory.mktemp("several") / "run"
+    return compress_multitask(tasks(), out=out, joint=True, **OPTIONS)
 
 
 def searched(
@@ -108,7 +111,7 @@ def test_every_task_gets_a_folder_as_a_run_of_its_own_leaves_it(
     done: compressor.MultitaskResult,
 ) -> None:
     assert {path.name for path in done.run.iterdir()} == {
-        "deep", "journal.sqlite", "kind", "multitask.json", "odd", "report.html",
+        "deep", "joint.onnx", "journal.sqlite", "kind", "multitask.json", "odd", "report.html",
     }  # fmt: skip
     for given, result in zip(tasks(), done.tasks, strict=True):
         folder = done.run / given.name
@@ -138,6 +141,39 @@ def test_tasks_keep_weights_of_their_own(done: compressor.MultitaskResult) -> No
     assert not torch.equal(kind["body.2.0.weight"], odd["body.2.0.weight"])
     assert deep["head.0.weight"].shape[0] == 16
     assert deep["head.2.weight"].shape == (3, 16)
+
+
+def test_the_joint_file_reads_the_input_once_and_gives_what_every_tasks_file_gives(
+    done: compressor.MultitaskResult,
+) -> None:
+    assert done.joint_path == done.run / "joint.onnx"
+    session = create_session(done.joint_path, Settings())
+    assert [i.name for i in session.get_inputs()] == ["x"]
+    assert [o.name for o in session.get_outputs()] == ["kind", "odd", "deep"]
+    x = torch.randn(5, 3, 8, 8).numpy()
+    for found, result in zip(run_session(session, [x]), done.tasks, strict=True):
+        (own,) = run_session(create_session(result.onnx_path, Settings()), [x])
+        assert np.allclose(found, own, atol=1e-6)
+
+
+def test_the_joint_file_is_measured_beside_the_originals_in_one_file(
+    done: compressor.MultitaskResult,
+) -> None:
+    joint = done.summary.joint
+    assert joint is not None
+    assert (joint.file, joint.inputs) == ("joint.onnx", ("x",))
+    assert joint.outputs == {"kind": ("kind",), "odd": ("odd",), "deep": ("deep",)}
+    for whole, parts in (
+        (joint.base, [row.base for row in done.summary.tasks]),
+        (joint.best, [row.best for row in done.summary.tasks]),
+    ):
+        assert whole.madds == sum(p.madds for p in parts)
+        assert whole.params == sum(p.params for p in parts)
+        assert whole.latency_ms is not None
+        assert whole.latency_ms > 0
+    assert joint.best.file_bytes == (done.run / "joint.onnx").stat().st_size
+    page = (done.run / "report.html").read_text(encoding="utf-8")
+    assert "joint.onnx reads x once and gives kind; odd; deep" in page
 
 
 def test_the_budget_of_one_encoder_holds(done: compressor.MultitaskResult) -> None:

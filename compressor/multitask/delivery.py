@@ -8,6 +8,7 @@ from pathlib import Path
 
 from compressor.multitask.finding import Shared
 from compressor.multitask.graphs import require_one_encoder
+from compressor.multitask.one_file import JOINT, deliver_joint
 from compressor.multitask.preparing import Member
 from compressor.progress import Progress
 from compressor.report.multitask import FILE_NAME, MultitaskSummary, TaskRow
@@ -26,29 +27,40 @@ def deliver_tasks(
     folder: Path,
     watch: Stopwatch,
     progress: Progress,
+    *,
+    joint: bool = False,
 ) -> tuple[MultitaskSummary, tuple[RunSummary, ...]]:
     """Writes a folder for each task, and the summary of them all.
 
     Each folder holds what a run for this task alone would deliver. They are moved into place when
-    all of them were checked and their encoders proved to be one graph; `multitask.json`, which
-    makes the run complete, comes last.
+    all of them were checked and their encoders proved to be one graph, where asked for with one
+    file of all networks; `multitask.json`, which makes the run complete, comes last.
 
     Raises:
         CheckError: ONNX and torch disagree, or the encoders are not one graph.
         ExportError: a network cannot be exported.
         RunError: the directory cannot be written.
     """
+    names = [m.task.name for m in members]
     with placing(folder) as scratch:
+        scratch.mkdir()
+        originals = {n: scratch / f"original-{n}.onnx" if joint else None for n in names}
         delivered = [
-            deliver(m.request, found, scratch / m.task.name, watch, progress)
-            for m, found in zip(members, shared.found, strict=True)
+            deliver(m.request, found, scratch / name, watch, progress, originals[name])
+            for m, name, found in zip(members, names, shared.found, strict=True)
         ]
+        files = {name: scratch / name / ONNX for name in names}
         nodes = require_one_encoder(
-            {m.task.name: (scratch / m.task.name / ONNX, m.task.heads) for m in members}
+            {m.task.name: (files[m.task.name], m.task.heads) for m in members}
         )
         summary = _summary(members, shared, per, delivered, nodes, watch)
+        if joint:
+            before = {name: path for name, path in originals.items() if path is not None}
+            made = deliver_joint(members, shared, (before, files), scratch, watch, progress)
+            summary = replace(summary, joint=made, seconds=watch.seconds, stages=dict(watch.stages))
         (folder / FILE_NAME).unlink(missing_ok=True)
-        place(scratch, folder, [m.task.name for m in members])
+        (folder / JOINT).unlink(missing_ok=True)  # of an earlier run
+        place(scratch, folder, [*names, *([JOINT] if joint else [])])
         write_multitask(summary, folder / REPORT)
         summary.write(folder)
     return summary, tuple(delivered)

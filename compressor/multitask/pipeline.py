@@ -13,6 +13,7 @@ from compressor.errors import BudgetError, UsageError
 from compressor.files import run_folder
 from compressor.multitask.delivery import deliver_tasks
 from compressor.multitask.finding import find_shared
+from compressor.multitask.one_file import JOINT
 from compressor.multitask.preparing import PER, prepare, shared_fingerprint
 from compressor.multitask.task import Task, checked_tasks
 from compressor.progress import Progress, silent
@@ -50,11 +51,13 @@ class MultitaskResult:
         tasks: in the order in which they were given.
         run: the run directory.
         summary: everything in `multitask.json`.
+        joint_path: the verified ONNX file with all networks; None where it was not asked for.
     """
 
     tasks: tuple[TaskResult, ...]
     run: Path
     summary: MultitaskSummary
+    joint_path: Path | None = None
 
 
 def compress_multitask(  # noqa: PLR0913  (as compress: one call, and most have defaults)
@@ -63,6 +66,7 @@ def compress_multitask(  # noqa: PLR0913  (as compress: one call, and most have 
     budget: str | Sequence[str],
     out: Path | str,
     per: str = "encoder",
+    joint: bool = False,
     evaluations: int = 100,
     finetune: int = 0,
     seed: int = 0,
@@ -89,6 +93,7 @@ def compress_multitask(  # noqa: PLR0913  (as compress: one call, and most have 
         out: run directory: `multitask.json`, `report.html`, and for each task a folder of its own
             as a run of `compress` leaves it.
         per: what the budget limits: one "encoder", or "all" networks together with their heads.
+        joint: also write all networks as one ONNX file, `joint.onnx`, which reads the input once.
         evaluations: architectures to score at most, each on all tasks.
         finetune: epochs for each task's network, with its original as teacher.
         seed: of the search and of fine-tuning.
@@ -124,12 +129,14 @@ def compress_multitask(  # noqa: PLR0913  (as compress: one call, and most have 
             members = prepare(given, budget, options, progress)
         with opened_journal(folder, shared_fingerprint(members, per)) as journal:
             shared = find_shared(members, per, journal, watch, progress)
-        summary, delivered = deliver_tasks(members, shared, per, folder, watch, progress)
+        summary, delivered = deliver_tasks(
+            members, shared, per, folder, watch, progress, joint=joint
+        )
     results = tuple(
         TaskResult(m.task.name, f.model, folder / m.task.name / ONNX, s)
         for m, f, s in zip(members, shared.found, delivered, strict=True)
     )
-    return MultitaskResult(results, folder, summary)
+    return MultitaskResult(results, folder, summary, folder / JOINT if joint else None)
 
 
 def _require_exact(budget: str | Sequence[str]) -> None:

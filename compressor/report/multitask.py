@@ -13,7 +13,13 @@ from typing import Any
 from compressor.errors import RunError
 from compressor.files import write_json
 from compressor.plain import decode, encode
-from compressor.report.comparison import count_text, milliseconds_text, score_text
+from compressor.report.comparison import (
+    Compared,
+    comparison,
+    count_text,
+    milliseconds_text,
+    score_text,
+)
 from compressor.report.reading import read_plain
 from compressor.report.result import BudgetRow, Figures, LayerRow, Setting
 from compressor.space import Architecture
@@ -51,6 +57,25 @@ class TaskRow:
 
 
 @dataclass(frozen=True)
+class JointFile:
+    """All tasks' networks in one ONNX file, which reads the inputs once.
+
+    Attributes:
+        file: its name in the run directory.
+        inputs: names of its inputs in order.
+        outputs: for each task the names of its outputs in order.
+        base: the original networks in such a file; scores are the tasks' own.
+        best: the networks as exported.
+    """
+
+    file: str
+    inputs: tuple[str, ...]
+    outputs: Mapping[str, tuple[str, ...]]
+    base: Figures
+    best: Figures
+
+
+@dataclass(frozen=True)
 class MultitaskSummary:
     """One architecture for several tasks; the content of `multitask.json`.
 
@@ -67,6 +92,7 @@ class MultitaskSummary:
         stages: seconds of its parts.
         settings: what the run was asked for.
         command: a shell line that repeats the run; empty where a program started it.
+        joint: the file with all networks; None where that was not asked for.
         schema: version of this form.
     """
 
@@ -82,6 +108,7 @@ class MultitaskSummary:
     stages: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Setting] = field(default_factory=dict)
     command: str = ""
+    joint: JointFile | None = None
     schema: int = SCHEMA
 
     @property
@@ -147,3 +174,12 @@ def task_table(summary: MultitaskSummary) -> Iterator[tuple[str, ...]]:
                 for x in (best, base)
             ),
         )
+
+
+def joint_rows(summary: MultitaskSummary) -> tuple[Compared, ...]:
+    """The joint file with the originals beside that with the compressed networks, if there is one.
+
+    Without the last row of a comparison: such a file has no score of its own.
+    """
+    joint = summary.joint
+    return () if joint is None else tuple(comparison(joint.base, joint.best))[:-1]
