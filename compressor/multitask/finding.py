@@ -13,8 +13,8 @@ from compressor.multitask.preparing import Member, costs_of, libraries_of
 from compressor.multitask.scoring import JointScorer, Measured
 from compressor.progress import Progress
 from compressor.refit.library import LayerLibrary
-from compressor.run.finding import Scoring, run_search
 from compressor.run.request import Stopwatch
+from compressor.run.searching import Scoring, run_search
 from compressor.run.summary import Found
 from compressor.score.scorer import Recipes, Scorer
 from compressor.search.journal import Journal
