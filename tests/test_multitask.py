@@ -18,7 +18,7 @@ import compressor
 from compressor import Task, compress_multitask
 from compressor.device.measure import Settings, create_session, run_session
 from compressor.device.timing import Schedule
-from compressor.errors import AdapterError, BudgetError, CheckError, DataError, RunError, UsageError
+from compressor.errors import AdapterError, CheckError, DataError, RunError, UsageError
 from compressor.files import run_folder
 from compressor.multitask import delivery
 from compressor.multitask.encoders import encoder_tables, read_shared
@@ -104,7 +104,7 @@ def searched(
     members = prepare(checked_tasks(given), "madds=50%", options, silent)
     known = shared_fingerprint(members, per)
     with run_folder(out) as folder, opened_journal(folder, known) as journal:
-        return members, find_shared(members, per, journal, Stopwatch(), progress)
+        return members, find_shared(members, per, journal, Stopwatch(), progress)[0]
 
 
 def test_every_task_gets_a_folder_as_a_run_of_its_own_leaves_it(
@@ -381,9 +381,9 @@ def test_one_task_or_something_else_is_told(given: Any, tmp_path: Path) -> None:
         compress_multitask(given, out=tmp_path / "run", **OPTIONS)
 
 
-def test_budgets_that_must_be_measured_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BudgetError, match="limited in madds or params"):
-        compress_multitask(two(), out=tmp_path / "run", budget="latency=50%")
+def test_what_a_budget_cannot_be_of_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"of the file that holds them all.*--joint"):
+        compress_multitask(two(), out=tmp_path / "run", budget="latency=50%", per="all")
     with pytest.raises(UsageError, match="encoder or all"):
         compress_multitask(two(), out=tmp_path / "run", per="task", **OPTIONS)
 

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 
 from onnx import AttributeProto, GraphProto, ModelProto, TypeProto, ValueInfoProto
 
+from compressor.deploy.slicing import Graph
 from compressor.errors import ExportError
+from compressor.space import Architecture, SearchSpace
 
 
 def joined(models: Mapping[str, ModelProto]) -> ModelProto:
@@ -44,6 +46,32 @@ def joined(models: Mapping[str, ModelProto]) -> ModelProto:
         whole.graph.value_info.extend(part.value_info)
         whole.graph.output.extend(part.output)
     return whole
+
+
+def joined_bytes(models: Mapping[str, bytes]) -> bytes:
+    """`joined` for serialised models."""
+    parsed = {name: ModelProto.FromString(data) for name, data in models.items()}
+    return bytes(joined(parsed).SerializeToString())
+
+
+class JointGraph:
+    """Several exported networks of one architecture as one graph; a `slicing.Graph`."""
+
+    def __init__(self, parts: Mapping[str, tuple[Graph, SearchSpace]]) -> None:
+        """Takes for each network its graph and how that may be cut, all with the same layers."""
+        self._parts = dict(parts)
+
+    def slice(self, space: SearchSpace, architecture: Architecture) -> bytes:
+        """All networks of an architecture as one serialised ONNX model; each by its own space.
+
+        Raises:
+            ArchitectureError: the architecture is not of this space.
+            ExportError: a network cannot be cut, or the graphs cannot be put together.
+        """
+        space.validate(architecture)
+        return joined_bytes(
+            {name: graph.slice(own, architecture) for name, (graph, own) in self._parts.items()}
+        )
 
 
 def _names(name: str, graph: GraphProto, shared: list[str]) -> Callable[[str], str]:

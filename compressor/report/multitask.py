@@ -5,8 +5,8 @@ The file is documented in `docs/multitask.md`; `SCHEMA` grows whenever a key cha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from compressor.report.comparison import (
     milliseconds_text,
     score_text,
 )
+from compressor.report.overview import Overview, OverviewRow
 from compressor.report.reading import read_plain
 from compressor.report.result import BudgetRow, Figures, LayerRow, Setting
 from compressor.space import Architecture
@@ -137,9 +138,11 @@ class MultitaskSummary:
         """
         path = run / FILE_NAME
         try:
-            return cls.from_json(read_plain(path))
+            summary = cls.from_json(read_plain(path))
+            _require_folders(run, summary)
         except (OSError, ValueError) as error:
             raise RunError(f"{str(path)!r} cannot be read: {error}") from error
+        return summary
 
     @classmethod
     def from_json(cls, data: object) -> MultitaskSummary:
@@ -150,7 +153,17 @@ class MultitaskSummary:
         summary = decode(cls, data)
         if not summary.tasks:
             raise ValueError("a run for several tasks has tasks, but got none")
+        for row in summary.tasks:
+            if row.name in ("", ".", "..") or Path(row.name).name != row.name:
+                raise ValueError(f"a task's folder lies in the run's, but got {row.name!r}")
         return summary
+
+
+def _require_folders(run: Path, summary: MultitaskSummary) -> None:
+    """What is written for a task must not follow a link out of the run."""
+    for row in summary.tasks:
+        if (run / row.name).is_symlink():
+            raise ValueError(f"a task's folder lies in the run, but {row.name!r} is a link")
 
 
 def task_table(summary: MultitaskSummary) -> Iterator[tuple[str, ...]]:
@@ -183,3 +196,45 @@ def joint_rows(summary: MultitaskSummary) -> tuple[Compared, ...]:
     """
     joint = summary.joint
     return () if joint is None else tuple(comparison(joint.base, joint.best))[:-1]
+
+
+def overview_of(delivered: Sequence[tuple[str, MultitaskSummary]]) -> Overview:
+    """The table of a frontier, of folders with their summaries, the loosest budget first.
+
+    Costs are of all networks together, each with its head; the score is minus the sum of the
+    tasks' normalised losses, weighted by their importances.
+    """
+    last = delivered[-1][1]
+    settings = {key: value for key, value in last.settings.items() if key != "budget"}
+    return Overview(
+        base=_all_together(last, [t.base for t in last.tasks], original=True),
+        rows=tuple(
+            OverviewRow(s.budgets[0].requested, folder, _all_together(s, [t.best for t in s.tasks]))
+            for folder, s in delivered
+        ),
+        evaluations=last.evaluations,
+        failed=last.failed,
+        seconds=last.seconds,
+        settings={**settings, "score": "minus the sum of normalised losses"},
+        command=last.command,
+    )
+
+
+def _all_together(
+    summary: MultitaskSummary, parts: Sequence[Figures], *, original: bool = False
+) -> Figures:
+    """Of the joint file, where there is one, or else the sums of what the tasks' files have."""
+    joint = summary.joint
+    whole = (joint.base if original else joint.best) if joint else None
+    score = -sum(t.importance for t in summary.tasks) if original else -summary.total
+    if whole is not None:
+        return replace(whole, score=score)
+    latencies = [p.latency_ms for p in parts if p.latency_ms is not None]
+    sizes = [p.file_bytes for p in parts if p.file_bytes is not None]
+    return Figures(
+        madds=sum(p.madds for p in parts),
+        params=sum(p.params for p in parts),
+        score=score,
+        latency_ms=sum(latencies) if len(latencies) == len(parts) else None,
+        file_bytes=sum(sizes) if len(sizes) == len(parts) else None,
+    )

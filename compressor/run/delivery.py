@@ -53,11 +53,11 @@ def deliver(
     folder: Path,
     watch: Stopwatch,
     progress: Progress = silent,
-    original_at: Path | None = None,
+    original: ExportReport | None = None,
 ) -> RunSummary:
     """Writes every file of a finished run, once everything it promises was checked.
 
-    The original network's ONNX file is left at `original_at`, where that is given.
+    `original` is what `export_original` made, where that was asked before.
 
     Raises:
         CheckError: ONNX and torch or the quantised file disagree, or the measured latency is above
@@ -67,10 +67,10 @@ def deliver(
         RunError: the directory cannot be written.
     """
     with tempfile.TemporaryDirectory() as scratch:
+        if original is None:
+            place = Path(scratch) / "original.onnx"
+            original = export_original(request, place, watch, progress)
         with watch.stage("export"):
-            progress(Event("export", 0, 2, "the original, to compare with"))
-            place = original_at or Path(scratch) / "original.onnx"
-            original = _export(request, request.model, place, {})
             progress(Event("export", 1, 2, "writing and verifying ONNX"))
             details = _metadata(request, found)
             compressed = _export(request, found.model, Path(scratch) / ONNX, details)
@@ -79,13 +79,27 @@ def deliver(
         with watch.stage("measure"):
             made = _measured(request, found, (original, compressed, int8), progress)
         summary = summarise(request, found, made, watch)
-        _require_budgets(summary.budgets, made.latency[made.deployed])
+        require_budgets(summary.budgets, made.latency[made.deployed])
         write_atomic(folder / ONNX, lambda path: shutil.copyfile(compressed.path, path))
     _place_int8(folder, int8)
     artefacts.save(folder, found.model, found.reading.space, found.candidate.architecture)
     summary.write(folder)
     write_report(summary, folder / FILE_NAME)
     return summary
+
+
+def export_original(
+    request: Request, path: Path, watch: Stopwatch, progress: Progress = silent
+) -> ExportReport:
+    """Writes the original network's ONNX file, which the compressed one's is compared with.
+
+    Raises:
+        ExportError: it cannot be exported, or the file cannot be written.
+        CheckError: ONNX and torch disagree.
+    """
+    with watch.stage("export"):
+        progress(Event("export", 0, 2, "the original, to compare with"))
+        return _export(request, request.model, path, {})
 
 
 def _measured(
@@ -204,7 +218,8 @@ def _quantised(
     return replace(made, score=score)
 
 
-def _require_budgets(rows: Sequence[BudgetRow], spread: Latency) -> None:
+def require_budgets(rows: Sequence[BudgetRow], spread: Latency) -> None:
+    """Raises `CheckError` unless all promises are kept; says what was measured."""
     for row in rows:
         if not row.met:
             raise CheckError(
