@@ -14,9 +14,10 @@ from cli.progress import watching
 from cli.tables import frontier_table, joint_table, promises_table, tasks_table
 from compressor.budget import parse_goals
 from compressor.device.devices import parse_device
-from compressor.names import KEEP
+from compressor.names import KEEP, TRANSFERS
 from compressor.progress import Event
 from compressor.report.multitask import FILE_NAME as SUMMARY
+from compressor.report.multitask import learning_text
 from compressor.report.overview import FILE_NAME as OVERVIEW
 from compressor.report.overview import Overview
 from compressor.report.page import FILE_NAME
@@ -64,6 +65,35 @@ _COUNT = click.IntRange(min=0)
 )
 @click.option(
     "--finetune", type=_COUNT, default=0, show_default=True, help="Epochs for each task's network."
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Rounds over the tasks, among which these epochs are divided.",
+)
+@click.option(
+    "--transfer",
+    type=click.Choice(TRANSFERS),
+    default="none",
+    show_default=True,
+    help="What passes from one task's encoder to the next while they learn: which inputs are "
+    "alike, or its features.",
+)
+@click.option(
+    "--transfer-weight",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Of the transfer term beside the task's own loss; 0 turns it off.",
+)
+@click.option(
+    "--quantile",
+    type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
+    default=0.25,
+    show_default=True,
+    help="With --transfer matching: the share of pairs of inputs that count as alike.",
 )
 @click.option(
     "--keep",
@@ -135,6 +165,8 @@ def command(
     if result.summary.joint is not None:
         screen.print(joint_table(result.summary))
         screen.print()
+    if result.summary.learning:
+        click.echo(learning_text(result.summary.learning) + "\n")
     files = [*(task.onnx_path for task in result.tasks), result.joint_path, out / SUMMARY]
     click.echo("\n".join(str(path) for path in (*files, out / FILE_NAME) if path is not None))
 

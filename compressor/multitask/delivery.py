@@ -11,9 +11,16 @@ from compressor.multitask.finding import Shared
 from compressor.multitask.graphs import require_one_encoder
 from compressor.multitask.one_file import JOINT, deliver_joint
 from compressor.multitask.preparing import Member
+from compressor.multitask.rounds import Learnt, Rounds
 from compressor.multitask.task import telling
 from compressor.progress import Progress
-from compressor.report.multitask import FILE_NAME, MultitaskSummary, TaskRow, overview_of
+from compressor.report.multitask import (
+    FILE_NAME,
+    LearningRow,
+    MultitaskSummary,
+    TaskRow,
+    overview_of,
+)
 from compressor.report.overview import FILE_NAME as OVERVIEW
 from compressor.report.page import FILE_NAME as REPORT
 from compressor.report.page import write_multitask, write_overview
@@ -67,7 +74,8 @@ def deliver_tasks(
             made, rows = deliver_joint(members, shared, both, whole, scratch, watch, progress)
             promised |= {row.unit: row for row in rows}
         summary = _summary(members, shared, per, delivered, promised, nodes, watch)
-        summary = replace(summary, joint=made)
+        learning = _learning(shared.learnt, shared.rounds)
+        summary = replace(summary, joint=made, learning=learning)
         (folder / FILE_NAME).unlink(missing_ok=True)
         (folder / JOINT).unlink(missing_ok=True)  # of an earlier run
         place(scratch, folder, [*names, *([JOINT] if joint else [])])
@@ -122,6 +130,15 @@ def deliver_points(
         write_overview(overview, folder / REPORT)
         overview.write(folder)
     return [(folder / own, summary, delivered) for own, summary, delivered in made]
+
+
+def _learning(learnt: Learnt | None, how: Rounds) -> LearningRow | None:
+    if learnt is None:
+        return None
+    transfer = how.transfer if how.transfers else "none"
+    return LearningRow(
+        learnt.epochs, transfer, how.weight, how.quantile, learnt.seconds, learnt.transfer_seconds
+    )
 
 
 def _originals(

@@ -13,7 +13,9 @@ from compressor.latency.confirming import Goal
 from compressor.limits import ResolvedBudget
 from compressor.multitask.costs import shared_costs
 from compressor.multitask.preparing import Member, libraries_of
+from compressor.multitask.rounds import ONE_ROUND, Learnt, Pupil, Rounds, learn_in_rounds
 from compressor.multitask.scoring import JointScorer, Measured
+from compressor.multitask.task import telling
 from compressor.progress import Progress
 from compressor.refit.library import LayerLibrary
 from compressor.run.request import Stopwatch
@@ -36,6 +38,8 @@ class Shared:
         budgets: what was promised, of one encoder or of all networks.
         found: for each task its network, with scores and costs of its own.
         losses: of each task's network, as it is delivered.
+        rounds: how the networks learnt after the search.
+        learnt: what fine-tuning took; None without it.
     """
 
     search: SearchResult
@@ -43,6 +47,8 @@ class Shared:
     budgets: tuple[ResolvedBudget, ...]
     found: tuple[Found, ...]
     losses: tuple[float, ...]
+    rounds: Rounds
+    learnt: Learnt | None
 
 
 @dataclass(frozen=True)
@@ -52,10 +58,17 @@ class _Finished:
     candidate: Candidate
     models: tuple[nn.Module, ...]
     ends: tuple[Measured, ...]
+    rounds: Rounds
+    learnt: Learnt | None
 
 
 def find_shared(
-    members: Sequence[Member], per: str, journal: Journal, watch: Stopwatch, progress: Progress
+    members: Sequence[Member],
+    per: str,
+    journal: Journal,
+    watch: Stopwatch,
+    progress: Progress,
+    rounds: Rounds = ONE_ROUND,
 ) -> tuple[Shared, ...]:
     """Searches one architecture for all tasks, then refits and fine-tunes each task's network.
 
@@ -98,7 +111,7 @@ def find_shared(
         if done and one.candidate.architecture == done[-1].candidate.architecture:
             done.append(done[-1])
             continue
-        new = _finished(members, scorers, one.candidate, watch, progress)
+        new = _finished(members, scorers, one.candidate, rounds, watch, progress)
         # Finished networks may rank otherwise: a looser budget never gets less than a tighter one.
         worse = done and joint.total(done[-1].ends) <= joint.total(new.ends)
         done.append(done[-1] if worse else new)
@@ -121,21 +134,40 @@ def _finished(
     members: Sequence[Member],
     scorers: Sequence[Scorer],
     candidate: Candidate,
+    rounds: Rounds,
     watch: Stopwatch,
     progress: Progress,
 ) -> _Finished:
     """The tasks' networks refitted and fine-tuned, with their losses and scores."""
-    models = []
-    for member, scorer in zip(members, scorers, strict=True):
+    networks = []
+    for scorer in scorers:
         with watch.stage("refit"):
-            model, _ = scorer.finish(candidate.architecture, progress)
-        epochs = member.request.options.finetune
-        if epochs:
-            with watch.stage("fine-tune"):
-                model, _ = scorer.tuned(model, epochs, progress)
-        models.append(model)
-    ends = [m.gauge.measure(model) for m, model in zip(members, models, strict=True)]
-    return _Finished(candidate, tuple(models), tuple(ends))
+            networks.append(scorer.finish(candidate.architecture, progress)[0])
+    networks, learnt = _tuned(members, scorers, networks, rounds, watch, progress)
+    ends = [m.gauge.measure(model) for m, model in zip(members, networks, strict=True)]
+    return _Finished(candidate, tuple(networks), tuple(ends), rounds, learnt)
+
+
+def _tuned(
+    members: Sequence[Member],
+    scorers: Sequence[Scorer],
+    networks: list[nn.Module],
+    rounds: Rounds,
+    watch: Stopwatch,
+    progress: Progress,
+) -> tuple[list[nn.Module], Learnt | None]:
+    """The tasks' networks fine-tuned in rounds, where that is asked for."""
+    options = members[0].request.options
+    if not options.finetune:
+        return networks, None
+    with watch.stage("fine-tune"):
+        pupils = []
+        for member, scorer, model in zip(members, scorers, networks, strict=True):
+            with telling(member.task):
+                learner = scorer.learner(model, options.finetune)
+            pupils.append(Pupil(member.task, learner, member.request.calibration))
+        learnt = learn_in_rounds(pupils, options.finetune, rounds, options.seed, progress)
+    return [p.learner.kept() for p in pupils], learnt
 
 
 def _shared(
@@ -163,7 +195,10 @@ def _shared(
             )
         )  # fmt: skip
     losses = tuple(end.loss for end in finished.ends)
-    return Shared(search, finished.candidate.architecture, goal, tuple(found), losses)
+    return Shared(
+        search, finished.candidate.architecture, goal, tuple(found), losses,
+        finished.rounds, finished.learnt,
+    )  # fmt: skip
 
 
 def _own(search: SearchResult, member: Member, journal: Journal, *, timed: bool) -> SearchResult:

@@ -19,6 +19,7 @@ from compressor.multitask.delivery import deliver_points, deliver_tasks
 from compressor.multitask.finding import Shared, find_shared
 from compressor.multitask.one_file import JOINT
 from compressor.multitask.preparing import PER, Member, prepare, shared_fingerprint
+from compressor.multitask.rounds import Rounds
 from compressor.multitask.task import Task, checked_tasks
 from compressor.progress import Progress, silent
 from compressor.report.multitask import MultitaskSummary
@@ -75,6 +76,10 @@ def compress_multitask(  # noqa: PLR0913  (as compress: one call, and most have 
     joint: bool = False,
     evaluations: int = 100,
     finetune: int = 0,
+    rounds: int = 1,
+    transfer: str = "none",
+    transfer_weight: float = 1.0,
+    quantile: float = 0.25,
     seed: int = 0,
     adapter: str = "generic",
     threads: int = 1,
@@ -109,6 +114,11 @@ def compress_multitask(  # noqa: PLR0913  (as compress: one call, and most have 
         joint: also write all networks as one ONNX file, `joint.onnx`, which reads the input once.
         evaluations: architectures to score at most, each on all tasks.
         finetune: epochs for each task's network, with its original as teacher.
+        rounds: over the tasks, among which these epochs are divided, earlier ones first.
+        transfer: what passes from one task's encoder to the next while they learn: "none",
+            "matching" (which inputs are alike) or "features" (its embedding of the inputs).
+        transfer_weight: of the transfer term beside the task's own loss; 0 turns it off.
+        quantile: of matching, the share of pairs of inputs that count as alike.
         seed: of the search and of fine-tuning.
         adapter: registered name, or `package.module:Class`.
         threads: of ONNX Runtime, for every latency.
@@ -132,6 +142,8 @@ def compress_multitask(  # noqa: PLR0913  (as compress: one call, and most have 
     if per not in PER:
         raise UsageError(f"a budget is per {' or '.join(PER)}, but got {per!r}")
     _require_joint(budget, frontier, per, joint=joint)
+    learning = Rounds(rounds, transfer, transfer_weight, quantile)
+    learning.epochs(finetune)
     options = Options(
         evaluations=evaluations, finetune=finetune, seed=seed, adapter=adapter, threads=threads,
         provider=provider, refit=refit, ranking=ranking, keep=keep, command=command,
@@ -144,8 +156,8 @@ def compress_multitask(  # noqa: PLR0913  (as compress: one call, and most have 
     with run_folder(Path(out)) as folder:
         with watch.stage("read"):
             members = prepare(given, budget, options, progress, frontier)
-        with opened_journal(folder, shared_fingerprint(members, per)) as journal:
-            found = find_shared(members, per, journal, watch, progress)
+        with opened_journal(folder, shared_fingerprint(members, per, learning)) as journal:
+            found = find_shared(members, per, journal, watch, progress, learning)
         if frontier is None:
             made = deliver_tasks(members, found[0], per, folder, watch, progress, joint=joint)
             return _result(members, found[0], folder, made)

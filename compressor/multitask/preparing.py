@@ -9,6 +9,7 @@ from typing import Any
 from compressor.errors import DataError
 from compressor.multitask.encoders import read_shared, require_same_encoders
 from compressor.multitask.joint import jointly_ranked
+from compressor.multitask.rounds import ONE_ROUND, Rounds
 from compressor.multitask.scoring import Gauge, Measured, require_positive
 from compressor.multitask.task import Task, telling
 from compressor.network.passes import watched
@@ -118,13 +119,17 @@ def libraries_of(members: Sequence[Member], progress: Progress) -> tuple[LayerLi
     return jointly_ranked(libraries, [m.task.importance for m in members])
 
 
-def shared_fingerprint(members: Sequence[Member], per: str) -> Mapping[str, Any]:
-    """What an evaluation depends on; a run with another one does not resume."""
-    found: dict[str, Any] = {"per": per}
+def shared_fingerprint(
+    members: Sequence[Member], per: str, rounds: Rounds = ONE_ROUND
+) -> Mapping[str, Any]:
+    """What an evaluation or the rounds depend on; a run with another one does not resume."""
+    found: dict[str, Any] = {"per": per, **rounds.fingerprint}
     for m in members:
         own = fingerprint(m.request, m.reading)
         own |= {"head": list(m.task.heads), "importance": m.task.importance}
         if m.task.loss is not None:
             own["loss code"] = code_hash(m.task.loss)
+        if m.task.augment is not None and "quantile" in rounds.fingerprint:
+            own["augment code"] = code_hash(m.task.augment)
         found |= {f"{m.task.name}: {key}": value for key, value in own.items()}
     return found

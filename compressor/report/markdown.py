@@ -13,7 +13,7 @@ from compressor.budget import format_cost
 from compressor.device.profile import Key, grouped
 from compressor.report import words
 from compressor.report.comparison import comparison, count_text, milliseconds_text, score_text
-from compressor.report.multitask import MultitaskSummary, joint_rows, task_table
+from compressor.report.multitask import MultitaskSummary, joint_rows, learning_text, task_table
 from compressor.report.overview import Overview
 from compressor.report.overview_table import overview_table
 from compressor.report.plots import architecture_choices
@@ -71,6 +71,7 @@ def render_multitask_markdown(summary: MultitaskSummary) -> str:
         f"One encoder architecture for {len(summary.tasks)} tasks, found in {summary.evaluations} "
         "evaluations. Each task has a folder and a report of its own.",
         table(titles, rows),
+        *([learning_text(summary.learning)] if summary.learning else []),
         *_promises(summary.budgets),
         *_joint(summary),
         "## The shared architecture",

@@ -77,6 +77,29 @@ class JointFile:
 
 
 @dataclass(frozen=True)
+class LearningRow:
+    """How the networks learnt after the search.
+
+    Attributes:
+        epochs: of each network, in each round over the tasks.
+        transfer: what passed from one task's encoder to the next, a name of
+            `compressor.names.TRANSFERS`.
+        weight: of the transfer term beside a task's own loss.
+        quantile: of matching, the share of pairs of inputs that counted as alike.
+        seconds: wall clock of all training.
+        transfer_seconds: of the transfer terms, as a part of it; of matching with its gradients,
+            of features without them.
+    """
+
+    epochs: tuple[int, ...]
+    transfer: str
+    weight: float
+    quantile: float
+    seconds: float
+    transfer_seconds: float
+
+
+@dataclass(frozen=True)
 class MultitaskSummary:
     """One architecture for several tasks; the content of `multitask.json`.
 
@@ -94,6 +117,7 @@ class MultitaskSummary:
         settings: what the run was asked for.
         command: a shell line that repeats the run; empty where a program started it.
         joint: the file with all networks; None where that was not asked for.
+        learning: how the networks were fine-tuned; None where they were not.
         schema: version of this form.
     """
 
@@ -110,6 +134,7 @@ class MultitaskSummary:
     settings: Mapping[str, Setting] = field(default_factory=dict)
     command: str = ""
     joint: JointFile | None = None
+    learning: LearningRow | None = None
     schema: int = SCHEMA
 
     @property
@@ -164,6 +189,28 @@ def _require_folders(run: Path, summary: MultitaskSummary) -> None:
     for row in summary.tasks:
         if (run / row.name).is_symlink():
             raise ValueError(f"a task's folder lies in the run, but {row.name!r} is a link")
+
+
+def learning_text(row: LearningRow) -> str:
+    """How the networks learnt, in a sentence or two."""
+    rounds = len(row.epochs)
+    text = (
+        f"Each network was fine-tuned for {_counted(sum(row.epochs), 'epoch')} in "
+        f"{_counted(rounds, 'round')} over the tasks"
+    )
+    if row.transfer == "none":
+        return f"{text}, in {row.seconds:.0f} s; nothing passed from one to the next."
+    how = f"transfer by {row.transfer}, weight {row.weight:g}"
+    if row.transfer == "matching":
+        how += f", quantile {row.quantile:g}"
+    return (
+        f"{text}, with {how}, in {row.seconds:.0f} s, of which transfer took "
+        f"{row.transfer_seconds:.0f} s."
+    )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def task_table(summary: MultitaskSummary) -> Iterator[tuple[str, ...]]:
