@@ -18,6 +18,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 JOURNAL = "journal.sqlite"
+NETWORK, QUANTISED, ALL_NETWORKS = "model.onnx", "model.int8.onnx", "joint.onnx"
 SEVERAL = ("frontier.json", "multitask.json")
 """Files of which one is in the folder of a run for several networks."""
 

@@ -21,7 +21,7 @@ from compressor.device.timing import Schedule
 from compressor.errors import AdapterError, CheckError, DataError, RunError, UsageError
 from compressor.files import run_folder
 from compressor.multitask import delivery
-from compressor.multitask.encoders import encoder_tables, read_shared
+from compressor.multitask.encoders import encoder_tables, read_shared, require_same_encoders
 from compressor.multitask.finding import Shared, find_shared
 from compressor.multitask.graphs import encoder_nodes
 from compressor.multitask.joint import jointly_ranked, together
@@ -334,6 +334,15 @@ def test_the_first_difference_between_encoders_is_named(
     with pytest.raises(AdapterError, match=told):
         compress_multitask(given(), out=tmp_path / "run", **OPTIONS)
     assert not (tmp_path / "run").exists()
+
+
+def test_inputs_without_a_batch_have_one_shape_in_all_tasks() -> None:
+    given = [
+        replace(each, example=(torch.zeros(2, 3, 8, 8), torch.zeros(size)))
+        for each, size in zip(two(), (5, 6), strict=True)
+    ]
+    with pytest.raises(AdapterError, match=r"input 1 .* \[5\] without a batch, 'odd' has .* \[6\]"):
+        require_same_encoders(given)
 
 
 class Doubled(networks.Separable):

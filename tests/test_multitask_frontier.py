@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 import compressor
+from cli.measure_command import onnx_files
 from compressor import compress_multitask
 from compressor.device.measure import Settings, create_session, run_session
-from compressor.errors import RunError
+from compressor.errors import RunError, UsageError
 from compressor.multitask import delivery
 from compressor.multitask.finding import Shared
 from compressor.progress import Event
@@ -149,6 +150,21 @@ def test_markdown_of_several_tasks_says_what_the_page_says(
     text = call("report", done.run / FOLDERS[0], "--format", "md", "-o", "-").stdout
     for part in ("| kind |", "| odd |", "madds=80%", "joint.onnx", "The shared architecture"):
         assert part in text
+
+
+def test_the_folder_of_a_run_stands_for_its_files_when_they_are_measured(
+    done: compressor.MultitaskResult, tmp_path: Path
+) -> None:
+    run = done.run / FOLDERS[0]
+    files = [run / "kind" / "model.onnx", run / "odd" / "model.onnx", run / "joint.onnx"]
+    assert onnx_files(run) == files
+    assert onnx_files(run / "odd") == [files[1]]
+    assert onnx_files(files[2]) == [files[2]]
+    assert len(onnx_files(done.run)) == 4
+    result = call("measure", run, "--seconds", 0.05, "--json")
+    assert [row["model"] for row in json.loads(result.stdout)["models"]] == list(map(str, files))
+    with pytest.raises(UsageError, match=r"holds no model\.onnx; name the file"):
+        onnx_files(tmp_path)
 
 
 def test_files_are_exported_again(done: compressor.MultitaskResult, target: Path) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from compressor.deploy.export import ExportReport, export_joint
 from compressor.device.timing import Latency
+from compressor.files import ALL_NETWORKS
 from compressor.limits import ResolvedBudget
 from compressor.multitask.finding import Shared
 from compressor.multitask.preparing import Member
@@ -21,7 +22,7 @@ from compressor.run.summary import budget_row
 from compressor.space import Architecture
 from compressor.versions import version_of
 
-JOINT = "joint.onnx"
+JOINT = ALL_NETWORKS
 
 Files = Mapping[str, Path]
 

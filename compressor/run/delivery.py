@@ -20,7 +20,7 @@ from compressor.device.measure import measure
 from compressor.device.profiling import profile_models
 from compressor.device.timing import Latency, Schedule
 from compressor.errors import CheckError
-from compressor.files import write_atomic
+from compressor.files import NETWORK, write_atomic
 from compressor.network.data import Batches, Inputs, split, tensors_hash
 from compressor.progress import Event, Progress, silent
 from compressor.report.page import FILE_NAME, write_report
@@ -29,7 +29,7 @@ from compressor.run.request import Request, Stopwatch
 from compressor.run.summary import Found, Made, budget_rows, summarise
 from compressor.versions import version_of
 
-ONNX = "model.onnx"
+ONNX = NETWORK
 SHA256 = "compressor.original_sha256"
 _SAMPLES = 2  # calibration batches on which ONNX is compared with torch
 _PROFILED = 20  # runs of each file
