@@ -53,7 +53,7 @@ from compressor.score.finetune import Learner, Recipe
 from compressor.score.judge import Judge, top1
 
 Batch = tuple[Tensor, Tensor]
-WAYS = ("alone", "separate", "rounds", "features:1", "matching:1:0.25")
+WAYS = ("alone", "separate", "rounds", "features:0.1", "matching:0.1:0.25")
 _VEHICLES = torch.tensor([0, 1, 8, 9])
 _SIZE = 128
 
@@ -120,7 +120,7 @@ def tasks(module: ModuleType, asked: argparse.Namespace, folder: Path) -> list[T
         Task(
             name,
             trained(module, name, asked.original_images, asked.epochs, folder / f"{name}.pt"),
-            calibration=list(Relabelled(module.calibration_data(), name)),
+            calibration=list(Relabelled(module.images("train", 0, asked.calibration), name)),
             head="linear",
             validation=list(Relabelled(validation, name)),
             training=Relabelled(
@@ -247,11 +247,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--budget", default="madds=50%")
-    parser.add_argument("--evaluations", type=int, default=20)
+    parser.add_argument("--evaluations", type=int, default=16)
     parser.add_argument("--finetune", type=int, default=4, help="epochs of each network")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--ways", nargs="+", default=WAYS)
-    parser.add_argument("--images", type=int, default=4000, help="for fine-tuning")
+    parser.add_argument("--images", type=int, default=1920, help="for fine-tuning")
+    parser.add_argument("--calibration", type=int, default=512, help="images")
     parser.add_argument("--validation", type=int, default=1000, help="images of the test set")
     parser.add_argument("--pilot", action="store_true", help="report on validation data")
     parser.add_argument("--epochs", type=int, default=3, help="for the original networks")
