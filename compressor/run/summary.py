@@ -221,6 +221,8 @@ def _settings(request: Request) -> dict[str, str | int | float | bool | None]:
         "ranking": options.ranked_by,
         "int8": options.int8,
         "drop_blocks": options.drop_blocks,
+        "batch": options.asked,
+        "workers": options.workers,
         "latency_folder": None if folder is None else str(folder),
         "original_sha256": tensors_hash(request.model.state_dict().items()),
         **options.origin,
