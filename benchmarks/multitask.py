@@ -1,11 +1,22 @@
 """One encoder architecture for three CIFAR-10 tasks, against each task compressed alone.
 
-python -m benchmarks.multitask --seeds 0 1 2 --finetune 3
+python -m benchmarks.multitask --seeds 0 1 2 --save runs/multitask
 
 The tasks: the ten classes; animal or vehicle; by which quarter turn an image was rotated. Their
-networks are ResNet-20, the two others fine-tuned from the pretrained one first. Both ways get the
-same budget, evaluations per search, and fine-tuning. Two controls of IMTNAS, rounds over the tasks
-and transfer between them, are not in this package, so nothing is said of them.
+networks are ResNet-20, the two others fine-tuned from the pretrained one first. Every way gets the
+same budget, evaluations per search, images and epochs:
+
+alone               each task searched and trained alone
+separate            the shared architecture, each task trained alone
+rounds              the same networks in rounds over the tasks, nothing passes
+features:W          the same, with plain feature distillation of weight W
+matching:W:Q        the same, with distribution matching of weight W and quantile Q
+
+All but `alone` start from the same refitted networks of a seed. The pretrained network has learnt
+all training images, so its loss on them says nothing: the first images of the test set validate,
+and the others are reported on. Weights and quantile are chosen with another seed, by validation
+alone: `--pilot --seeds 100 --ways separate features:0.1 features:1 …`. `--save DIR` keeps every
+result as it comes, and the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -13,10 +24,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,15 +35,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-import compressor
-from benchmarks.support import environment, mean_spread, sample
+from benchmarks.multitask_tables import Report, tables
+from benchmarks.support import environment, sample
 from compressor import Task
-from compressor.progress import Event
+from compressor.files import run_folder
+from compressor.multitask.finding import find_shared
+from compressor.multitask.preparing import Member, prepare, shared_fingerprint
+from compressor.multitask.rounds import Pupil, Rounds, learn_in_rounds
+from compressor.multitask.task import checked_tasks
+from compressor.progress import Event, silent
+from compressor.run.finding import find
+from compressor.run.pipeline import fingerprint, opened_journal
+from compressor.run.reading import read_network
+from compressor.run.request import Options, Stopwatch
+from compressor.score.evaluate import checked_score
+from compressor.score.finetune import Learner, Recipe
 from compressor.score.judge import Judge, top1
 
 Batch = tuple[Tensor, Tensor]
+WAYS = ("alone", "separate", "rounds", "features:0.1", "matching:0.1:0.25")
 _VEHICLES = torch.tensor([0, 1, 8, 9])
-_TRAINED = 50_000 - 2000  # the last images decide the search
+_SIZE = 128
 
 
 def _turned(x: Tensor, _: Tensor) -> Batch:
@@ -65,141 +87,192 @@ class Relabelled:
             yield TASKS[self.task][1](x, y)
 
 
-def trained(module: ModuleType, name: str, data: Relabelled, epochs: int) -> nn.Module:
+def trained(module: ModuleType, name: str, images: int, epochs: int, kept: Path) -> nn.Module:
     """The task's original network: the pretrained one with a head of its own, trained on."""
-    model = module.build_model()
+    model: nn.Module = module.build_model()
     if name == "classes":
-        return model  # type: ignore[no-any-return]
+        return model
     torch.manual_seed(0)
     model.linear = nn.Linear(64, TASKS[name][0])
+    if kept.exists():
+        model.load_state_dict(torch.load(kept, weights_only=True))
+        return model.eval()
+    data = Relabelled(module.images("train", 0, images, size=_SIZE, augment=True), name)
     optimizer = torch.optim.AdamW(model.parameters())
     total = epochs * len(data)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=total)
     model.train()
-    for _ in range(epochs):
+    for epoch in range(epochs):
+        _say(f"original of {name}: epoch {epoch + 1} of {epochs}")
         for x, y in data:
             optimizer.zero_grad()
-            functional.cross_entropy(model(x), y).backward()
+            functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-    return model.eval()  # type: ignore[no-any-return]
+    torch.save(model.state_dict(), kept)
+    return model.eval()
 
 
-def tasks(module: ModuleType, epochs: int, images: int) -> list[Task]:
-    """The three tasks, on at most so many images of each part of the data."""
-    found = []
-    for name in TASKS:
-        last = min(images, _TRAINED)
-        training = Relabelled(module.images("train", 0, last, size=128, augment=True), name)
-        found.append(
-            Task(
-                name,
-                trained(module, name, training, epochs),
-                calibration=_few(Relabelled(module.calibration_data(), name), images),
-                head="linear",
-                validation=_few(Relabelled(module.validation_data(), name), images),
-                training=training,
-            )
+def tasks(module: ModuleType, asked: argparse.Namespace, folder: Path) -> list[Task]:
+    """The three tasks."""
+    validation = module.images("test", 0, asked.validation)
+    return [
+        Task(
+            name,
+            trained(module, name, asked.original_images, asked.epochs, folder / f"{name}.pt"),
+            calibration=list(Relabelled(module.images("train", 0, asked.calibration), name)),
+            head="linear",
+            validation=list(Relabelled(validation, name)),
+            training=Relabelled(
+                module.images("train", 0, asked.images, size=_SIZE, augment=True), name
+            ),
         )
-    return found
+        for name in TASKS
+    ]
 
 
-def together(given: list[Task], how: dict[str, Any], folder: Path) -> dict[str, nn.Module]:
-    """One architecture for all tasks."""
-    result = compressor.compress_multitask(given, out=folder, progress=_line, **how)
-    return {task.name: task.model for task in result.tasks}
+def shared(members: tuple[Member, ...], folder: Path) -> list[nn.Module]:
+    """The refitted networks of one architecture for all tasks; a journal makes it resume."""
+    known = shared_fingerprint(members, "encoder")
+    with run_folder(folder) as run, opened_journal(run, known) as journal:
+        (found,) = find_shared(members, "encoder", journal, Stopwatch(), _line)
+    return [one.model for one in found.found]
 
 
-def alone(given: list[Task], how: dict[str, Any], folder: Path) -> dict[str, nn.Module]:
-    """Each task searched by its own validation loss."""
-    return {
-        task.name: compressor.compress(
-            task.model,
-            task.calibration[0][0][:1],  # type: ignore[index]
-            calibration=task.calibration,
-            validation=task.validation,
-            training=task.training,
-            score="loss",
-            out=folder / task.name,
-            progress=_line,
-            **how,
-        ).model
-        for task in given
-    }
+def alone(members: tuple[Member, ...], folder: Path) -> list[nn.Module]:
+    """The same with each task searched by its own validation loss."""
+    models = []
+    for member in members:
+        task, request = member.task, member.request
+        request = replace(request, score=Judge("loss", request.validation or ()))
+        reading = read_network(task.model, request.example, "generic", silent)
+        base = checked_score(request.score, task.model)
+        known = fingerprint(request, reading)
+        with run_folder(folder / task.name) as run, opened_journal(run, known) as journal:
+            models.append(find(request, reading, base, journal, Stopwatch(), _line)[0].model)
+    return models
 
 
-def run(
-    module: ModuleType, given: list[Task], how: dict[str, Any], images: int
-) -> dict[str, dict[str, Any]]:
-    """Top-1 in per cent and loss on the test set for each way and task, and seconds."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, way in (("shared", together), ("alone", alone)):
-        start = time.perf_counter()
-        with tempfile.TemporaryDirectory() as folder:
-            models = way(given, how, Path(folder) / "run")
-        seconds = time.perf_counter() - start
-        found[name] = {"seconds": seconds, "tasks": measured(module, models, images)}
-    return found
+def learnt(
+    members: tuple[Member, ...], networks: list[nn.Module], how: Rounds, epochs: int
+) -> tuple[list[nn.Module], dict[str, float]]:
+    """The networks after learning, and what it took."""
+    seed = members[0].request.options.seed
+    pupils = []
+    for member, network in zip(members, networks, strict=True):
+        request = member.request
+        recipe = Recipe(epochs, seed=seed, keep="last")
+        judge = Judge("loss", request.validation or ())
+        learner = Learner(network, request.model, request.training or (), judge, recipe)
+        pupils.append(Pupil(member.task, learner, request.calibration))
+    took = learn_in_rounds(pupils, epochs, how, seed, _line)
+    seconds = {"training": took.seconds, "transfer": took.transfer_seconds}
+    return [pupil.learner.kept() for pupil in pupils], seconds
+
+
+def settings_of(way: str, rounds: int) -> Rounds:
+    """How the networks learn, from the text of a way."""
+    name, *numbers = way.split(":")
+    if name in ("alone", "separate"):
+        return Rounds()
+    if name == "rounds":
+        return Rounds(rounds)
+    given = dict(zip(("weight", "quantile"), map(float, numbers), strict=False))
+    return Rounds(rounds, name, **given)
 
 
 def measured(
-    module: ModuleType, models: dict[str, nn.Module], images: int
+    module: ModuleType,
+    members: tuple[Member, ...],
+    models: list[nn.Module],
+    asked: argparse.Namespace,
 ) -> dict[str, dict[str, float]]:
-    """Top-1 in per cent and loss of each task's network on the test set."""
+    """Top-1 in per cent and loss of each task's network, and its loss in validation.
+
+    A pilot sees nothing but validation data.
+    """
     found = {}
-    for name, model in models.items():
-        data = _few(Relabelled(module.test_data(), name), images)
-        found[name] = {"top1": 100 * top1(model, data), "loss": -Judge("loss", data)(model)}
+    for member, model in zip(members, models, strict=True):
+        name, judged = member.task.name, member.request.validation or ()
+        first = 0 if asked.pilot else asked.validation
+        last = asked.validation if asked.pilot else 10_000
+        data = Relabelled(module.images("test", first, last), name)
+        found[name] = {
+            "top1": 100 * top1(model, data),
+            "loss": -Judge("loss", data)(model),
+            "validation": -Judge("loss", judged)(model),
+        }
     return found
 
 
-def _few(data: Relabelled, images: int) -> list[Batch]:
-    """The first batches that hold so many images."""
-    found: list[Batch] = []
-    for batch in data:
-        if sum(len(x) for x, _ in found) >= images:
-            break
-        found.append(batch)
-    return found
+def run_seed(
+    module: ModuleType, given: list[Task], seed: int, asked: argparse.Namespace, report: Report
+) -> None:
+    """Every way of one seed that the report does not know yet."""
+    todo = [way for way in asked.ways if report.of(seed, way) is None]
+    if not todo:
+        return
+    options = Options(evaluations=asked.evaluations, seed=seed, keep="last")
+    members = prepare(checked_tasks(given), asked.budget, options, silent)
+    if not report.originals:
+        report.originals = measured(module, members, [m.task.model for m in members], asked)
+        report.write()
+    networks: dict[bool, list[nn.Module]] = {}
+    for way in todo:
+        own = way == "alone"
+        if own not in networks:
+            start, name = time.perf_counter(), "alone" if own else "shared"
+            networks[own] = (alone if own else shared)(members, asked.save / f"{name}-{seed}")
+            report.searched(seed, name, time.perf_counter() - start)
+        _say(f"seed {seed}: {way}")
+        models, seconds = learnt(
+            members, networks[own], settings_of(way, asked.rounds), asked.finetune
+        )
+        reached = measured(module, members, models, asked)
+        report.add(seed, way, {"seconds": seconds, "tasks": reached})
 
 
 def _line(event: Event) -> None:
     if event.total and event.done == event.total:
-        print(f"  {event.stage} {event.done}/{event.total} {event.note}", file=sys.stderr)
+        _say(f"  {event.stage} {event.done}/{event.total} {event.note}")
+
+
+def _say(text: str) -> None:
+    print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
 
 
 def main() -> None:
-    """Runs every seed and prints a table, or one JSON object."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--budget", default="madds=50%")
-    parser.add_argument("--evaluations", type=int, default=100)
-    parser.add_argument("--finetune", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=5, help="for the original networks")
-    parser.add_argument(
-        "--images", type=int, default=_TRAINED, help="most of each part of the data"
+    """Runs every seed and prints tables, or one JSON object."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--budget", default="madds=50%")
+    parser.add_argument("--evaluations", type=int, default=16)
+    parser.add_argument("--finetune", type=int, default=4, help="epochs of each network")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--ways", nargs="+", default=WAYS)
+    parser.add_argument("--images", type=int, default=1920, help="for fine-tuning")
+    parser.add_argument("--calibration", type=int, default=512, help="images")
+    parser.add_argument("--validation", type=int, default=1000, help="images of the test set")
+    parser.add_argument("--pilot", action="store_true", help="report on validation data")
+    parser.add_argument("--epochs", type=int, default=3, help="for the original networks")
+    parser.add_argument("--original-images", type=int, default=20_000, help="for the same")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--save", type=Path, default=Path("runs/multitask"), help="folder")
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    asked = parser.parse_args()
+    asked.save.mkdir(parents=True, exist_ok=True)
+    apart = ("seeds", "ways", "save", "json")
+    settings = {name: value for name, value in vars(asked).items() if name not in apart}
+    report = Report.opened(asked.save / "results.json", settings)
     module = sample("cifar10_resnet20")
-    given = tasks(module, options.epochs, options.images)
-    originals = measured(module, {task.name: task.model for task in given}, options.images)
-    runs = []
-    for seed in options.seeds:
-        how = {"budget": options.budget, "evaluations": options.evaluations, "seed": seed}
-        runs.append(run(module, given, how | {"finetune": options.finetune}, options.images))
-    if options.json:
-        report = {"options": vars(options), "originals": originals, "runs": runs}
-        print(json.dumps(report | {"environment": environment()}, indent=1))
+    given = tasks(module, asked, asked.save)
+    for seed in asked.seeds:
+        run_seed(module, given, seed, asked, report)
+    if asked.json:
+        print(json.dumps({**report.data(), "environment": environment()}, indent=1))
         return
-    for name in TASKS:
-        print(f"{name}: original {originals[name]['top1']:.2f} %")
-        for way in runs[0]:
-            print(f"  {way}: {mean_spread([r[way]['tasks'][name]['top1'] for r in runs])} %")
-    for way in runs[0]:
-        sums = [sum(r[way]["tasks"][n]["loss"] / originals[n]["loss"] for n in TASKS) for r in runs]
-        seconds = [r[way]["seconds"] for r in runs]
-        print(f"{way}: sum of normalised losses {mean_spread(sums)}, {mean_spread(seconds)} s")
+    print("\n".join(tables(report, asked.seeds, asked.ways)))
 
 
 if __name__ == "__main__":

@@ -6,3 +6,5 @@ KEEP = ("best", "last")
 """Which epoch of fine-tuning is kept."""
 RANKING_NAMES = ("reconstruction", "magnitude", "activation", "taylor", "bn_scale")
 """Which channels to keep first; `compressor.refit.ranking` says how."""
+TRANSFERS = ("none", "matching", "features")
+"""What passes from one task's encoder to the next; `compressor.multitask.rounds` says how."""

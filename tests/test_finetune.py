@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from compressor.errors import CheckError, DataError
 from compressor.progress import Event
-from compressor.score.finetune import Recipe, best_score, fine_tune, kept_score
+from compressor.score.finetune import Learner, Recipe, best_score, fine_tune, kept_score
 
 
 def network(seed: int, classes: int = 3) -> nn.Module:
@@ -255,3 +255,42 @@ def test_the_last_epoch_is_kept_on_demand(scores: tuple[float, ...], kept: int) 
     assert all(torch.equal(v, states[kept][k]) for k, v in tuned.state_dict().items())
     assert kept_score(found, "last") == scores[kept]
     assert kept_score(found, "best") == 5
+
+
+class Shuffled:
+    """Batches in another order in each pass."""
+
+    def __iter__(self) -> Iterator[Any]:
+        found = batches(torch.arange(16) % 3)
+        return (found[k] for k in torch.randperm(len(found)))
+
+
+def test_epochs_in_several_goes_are_the_same_training_as_in_one() -> None:
+    teacher = network(0)
+    score, recipe = closeness(teacher), Recipe(5, learning_rate=1e-2, keep="last")
+    whole, scores = fine_tune(network(1), teacher, Shuffled(), score, recipe)
+    parts = Learner(network(1), teacher, Shuffled(), score, recipe)
+    for epochs in (2, 1, 2):
+        parts.learn(epochs)
+        torch.rand(7)  # whatever is drawn between two goes
+    assert parts.scores == scores
+    assert equal(parts.kept(), whole)
+
+
+def test_a_term_changes_the_loss_and_may_leave_gradients() -> None:
+    def halved(student: nn.Module, inputs: Any, loss: Tensor) -> Tensor:
+        assert student.training
+        assert [list(x.shape) for x in inputs] == [[16, 6]]
+        (loss / 2).backward(retain_graph=True)  # type: ignore[no-untyped-call]
+        return loss / 2
+
+    teacher = network(0)
+    found = []
+    for term in (None, halved):
+        learner = Learner(network(1), teacher, batches(), closeness(teacher), Recipe(2))
+        learner.learn(2, term=term)
+        found.append(learner.scores)
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+    learner = Learner(network(1), teacher, batches(), closeness(teacher), Recipe(2))
+    with pytest.raises(CheckError, match="diverged"):
+        learner.learn(2, term=lambda *_: torch.tensor(NAN))

@@ -29,6 +29,7 @@ ONLY = {
     "torch_pruning": {"adapters.dependency_groups"},
     "onnx": {
         "compressor.deploy.export",
+        "compressor.deploy.joining",
         "compressor.latency.parts",
         "compressor.latency.operators",
         "compressor.device.origins",

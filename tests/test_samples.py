@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "samples"
 TWO_POINTS = 0.02
 BRIEF = ("--finetune", "1", "--evaluations", "4")
+ROUNDS = ("--finetune", "2", "--rounds", "2", "--transfer", "matching", "--evaluations", "4")
 
 
 def demo_words() -> list[str]:
@@ -67,14 +68,22 @@ def test_three_tasks_get_one_encoder_and_files_of_their_own(
     monkeypatch.setattr(delivery, "_FINAL", Schedule(rounds=6, seconds=0.1))
     command, target, *options = shlex.split(line)
     options = options[: options.index("--finetune")]
-    result = call(command, ROOT / target, *options, *BRIEF, "--out", tmp_path / "run")
+    result = call(command, ROOT / target, *options, *ROUNDS, "--joint", "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     assert "above-four" in result.stdout
+    assert "joint.onnx" in result.stdout
     assert "met" in result.stdout
 
     summary = MultitaskSummary.read(tmp_path / "run")
     assert [row.name for row in summary.tasks] == ["digit", "odd", "above-four"]
     assert summary.command.startswith("compressor compress-multitask ")
+    assert summary.learning is not None
+    assert summary.learning.epochs == (1, 1)
+    assert summary.learning.transfer == "matching"
+    assert 0 < summary.learning.transfer_seconds < summary.learning.seconds
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    for told in (page, result.stdout):
+        assert "2 rounds over the tasks, with transfer by matching" in told
     for row in summary.tasks:
         assert 0.9 * 0.4 <= row.best.madds / row.base.madds <= 0.41
         assert row.best.score is not None

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import onnx
 import torch
@@ -28,6 +28,7 @@ from compressor.deploy.agreement import (
     with_batch,
 )
 from compressor.deploy.attention import FourDimensional
+from compressor.deploy.joining import joined
 from compressor.deploy.slicing import BaseGraph
 from compressor.device.measure import Session, Settings, create_session
 from compressor.errors import ExportError, MeasureError
@@ -52,6 +53,7 @@ class ExportReport:
             largest output, over everything that was compared.
         batch_sizes: batch sizes that were compared, ascending.
         input_names: names of the graph's inputs in order.
+        output_names: names of its outputs in order.
     """
 
     path: Path
@@ -60,6 +62,7 @@ class ExportReport:
     max_difference: float
     batch_sizes: tuple[int, ...]
     input_names: tuple[str, ...]
+    output_names: tuple[str, ...] = ()
 
 
 def export_onnx(
@@ -95,12 +98,69 @@ def export_onnx(
     copied = _copied(model)
     inputs = tuple(t.detach().cpu() for t in example)
     proto, _, _ = _traced(copied, inputs, opset=opset, dynamic=dynamic_batch, optimize=True)
-    onnx.helper.set_model_props(proto, dict(metadata or {}))
     if not dynamic_batch:
         samples = [with_batch(tuple(s), inputs[0].shape[0]) for s in samples]
     compared = [*samples, *random_inputs(inputs, _BATCHES if dynamic_batch else None)]
+    return _proved(proto, copied, compared, path, metadata, tolerance)
+
+
+def export_joint(
+    networks: Mapping[str, nn.Module],
+    files: Mapping[str, Path],
+    example: tuple[Tensor, ...],
+    path: Path,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    samples: Sequence[tuple[Tensor, ...]] = (),
+    tolerance: float = TOLERANCE,
+) -> ExportReport:
+    """Writes several networks that read the same inputs as one ONNX file and proves that it works.
+
+    It holds the graphs of their own files as `compressor.deploy.joining.joined` puts them together.
+    Every output is compared with torch, on `samples` and on random inputs at two batch sizes.
+
+    Args:
+        networks: by name; not touched, they are copied.
+        files: what `export_onnx` wrote for each, for any batch size.
+        example: inputs of all of them, as for `export_onnx`.
+        path: the file; replaced only when everything holds.
+        metadata: texts to keep in the file.
+        samples: further inputs to compare.
+        tolerance: largest difference allowed, as a share of an output's largest value.
+
+    Raises:
+        ExportError: the graphs cannot be put together, or the file cannot be written.
+        CheckError: ONNX Runtime and torch disagree; no file is left.
+    """
+    together = _Together([_copied(model) for model in networks.values()])
+    proto = joined({name: onnx.load(str(files[name])) for name in networks})
+    compared = [*samples, *random_inputs(tuple(t.detach().cpu() for t in example), _BATCHES)]
+    return _proved(proto, together, compared, path, metadata, tolerance)
+
+
+class _Together(nn.Module):
+    """Networks that read the same inputs, one after the other."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, *inputs: Tensor) -> list[Any]:
+        return [network(*inputs) for network in self.networks]
+
+
+def _proved(
+    proto: onnx.ModelProto,
+    model: nn.Module,
+    compared: Sequence[tuple[Tensor, ...]],
+    path: Path,
+    metadata: Mapping[str, str] | None,
+    tolerance: float,
+) -> ExportReport:
+    """Writes the graph under its name once it gave the network's own outputs."""
+    onnx.helper.set_model_props(proto, dict(metadata or {}))
     with _temporary(path, _checked_bytes(proto)) as written:
-        difference = largest_difference(copied, _loaded(written), compared, tolerance)
+        difference = largest_difference(model, _loaded(written), compared, tolerance)
     return ExportReport(
         path=path,
         opset=next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")),
@@ -108,6 +168,7 @@ def export_onnx(
         max_difference=difference,
         batch_sizes=tuple(sorted({int(sample[0].shape[0]) for sample in compared})),
         input_names=tuple(i.name for i in proto.graph.input),
+        output_names=tuple(o.name for o in proto.graph.output),
     )
 
 

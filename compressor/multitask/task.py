@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from compressor.errors import CompressorError, DataError, UsageError
+from compressor.multitask.augmenting import Augment
 from compressor.network.data import Batches, as_inputs, device_of, on, part_of, split
 from compressor.network.folding import folded
 from compressor.score.evaluate import Score
@@ -39,6 +40,9 @@ class Task:
             targets.
         importance: weight of the task's normalised loss, above 0.
         example: inputs that the network accepts; without, the first calibration input.
+        augment: changes inputs at random, for transfer by matching: called with the tensors
+            `[N, …]` of a batch, it returns tensors of the same shapes. Without, see
+            `compressor.multitask.augmenting.augmented`.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Task:
     loss: Loss | None = None
     importance: float = 1.0
     example: Any = None
+    augment: Augment | None = None
 
     @property
     def heads(self) -> tuple[str, ...]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import length_hint
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,10 @@ class Recipe:
     keep: str = "best"
 
 
+Term: TypeAlias = Callable[[nn.Module, Inputs, Tensor], Tensor]
+"""Called in every step with the student in training mode, the inputs that it was just called with,
+and the loss; returns the loss to go down. Gradients that it leaves in the parameters are added."""
+
 _WARM_UP = 0.1  # share of all steps
 _LARGEST_GRADIENT = 5.0
 
@@ -75,27 +79,107 @@ def fine_tune(
         CheckError: the loss stopped being a number.
         DataError: there is no training batch, or one does not fit the network.
     """
-    student = copy.deepcopy(model).eval().requires_grad_(True)
-    scores = [attempt(score, student, "the network before fine-tuning")]
-    best = copy.deepcopy(student.state_dict())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        batches = keep(training, "training data")
-        steps = _count(batches) * recipe.epochs
-        optimizer = torch.optim.AdamW(
-            student.parameters(), lr=recipe.learning_rate, weight_decay=1e-4
+    learner = Learner(model, teacher, training, score, recipe)
+    learner.learn(recipe.epochs, progress)
+    return learner.kept(), learner.scores
+
+
+class Learner:
+    """A copy of a network that is trained to answer like a teacher, some epochs at a time.
+
+    The recipe's schedule, the optimizer and the stream of random numbers go on from one call of
+    `learn` to the next: epochs in several goes are the same training as all of them in one.
+
+    Attributes:
+        student: the copy, in evaluation mode, as the last epoch left it.
+        teacher: the original network; not touched.
+        training: the batches.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        teacher: nn.Module,
+        training: Batches,
+        score: Score,
+        recipe: Recipe,
+    ) -> None:
+        """Scores the network as it is; the arguments are those of `fine_tune`."""
+        self.student = copy.deepcopy(model).eval().requires_grad_(True)
+        self.teacher = teacher
+        self._score, self._recipe = score, recipe
+        self._scores = [attempt(score, self.student, "the network before fine-tuning")]
+        self._best = copy.deepcopy(self.student.state_dict())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.training = keep(training, "training data")
+            steps = _count(self.training) * recipe.epochs
+            self._random = torch.get_rng_state()
+        self._optimizer = torch.optim.AdamW(
+            self.student.parameters(), lr=recipe.learning_rate, weight_decay=1e-4
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
-        for epoch in range(recipe.epochs):
-            _train_epoch(student, teacher, batches, recipe, optimizer, schedule)
-            scores.append(attempt(score, student.eval(), f"the network after epoch {epoch + 1}"))
-            last = recipe.keep == "last" and not math.isnan(scores[-1])
-            if last or _better(scores, first_may_tie=epoch == 0):
-                best = copy.deepcopy(student.state_dict())
-            note = f"score {scores[-1]:.4f}, best {best_score(scores):.4f}"
-            progress(Event("fine-tune", epoch + 1, recipe.epochs, note))
-    student.load_state_dict(best)
-    return student.eval().requires_grad_(False), tuple(scores)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            self._optimizer, lambda step: _rate(step, steps)
+        )
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """Before the first epoch and after each."""
+        return tuple(self._scores)
+
+    def learn(self, epochs: int, progress: Progress = silent, term: Term | None = None) -> None:
+        """Trains for so many of the recipe's epochs; `fine_tune` says what is raised.
+
+        Args:
+            epochs: all calls together at most the recipe's.
+            progress: told after each epoch.
+            term: what is learnt besides.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(self._random)
+            for _ in range(epochs):
+                self._train_epoch(term)
+                self._judge(progress)
+            self._random = torch.get_rng_state()
+
+    def kept(self) -> nn.Module:
+        """The network that `recipe.keep` says, a copy in evaluation mode."""
+        kept = copy.deepcopy(self.student)
+        kept.load_state_dict(self._best)
+        return kept.eval().requires_grad_(False)
+
+    def _judge(self, progress: Progress) -> None:
+        scores, student, total = self._scores, self.student, self._recipe.epochs
+        epoch = len(scores)
+        scores.append(attempt(self._score, student.eval(), f"the network after epoch {epoch}"))
+        last = self._recipe.keep == "last" and not math.isnan(scores[-1])
+        if last or _better(scores, first_may_tie=epoch == 1):
+            self._best = copy.deepcopy(student.state_dict())
+        note = f"score {scores[-1]:.4f}, best {best_score(scores):.4f}"
+        progress(Event("fine-tune", epoch, total, note))
+
+    def _train_epoch(self, term: Term | None) -> None:
+        student, recipe = self.student.train(), self._recipe
+        for batch in self.training:
+            inputs, targets = split(batch)
+            inputs = on(device_of(student), inputs)
+            self._optimizer.zero_grad(set_to_none=True)
+            try:
+                loss = _loss(student(*inputs), _answers(self.teacher, inputs), targets, recipe)
+            except (RuntimeError, ValueError, IndexError, TypeError) as error:
+                raise _unfit(inputs, targets, error) from error
+            if term is not None:
+                loss = term(student, inputs, loss)
+            if not torch.isfinite(loss):
+                raise CheckError(
+                    f"fine-tuning diverged: the loss became {loss.item()}; check the training data "
+                    f"for values that are not numbers, or lower the learning rate "
+                    f"({recipe.learning_rate:g})"
+                )
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            nn.utils.clip_grad_norm_(student.parameters(), _LARGEST_GRADIENT)
+            self._optimizer.step()
+            self._schedule.step()
 
 
 def kept_score(scores: Sequence[float], keep: str) -> float:
@@ -115,35 +199,6 @@ def _better(scores: Sequence[float], *, first_may_tie: bool) -> bool:
     if math.isnan(before):
         return not math.isnan(scores[-1])
     return scores[-1] > before or (first_may_tie and scores[-1] == before)
-
-
-def _train_epoch(
-    student: nn.Module,
-    teacher: nn.Module,
-    training: Batches,
-    recipe: Recipe,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> None:
-    student.train()
-    for batch in training:
-        inputs, targets = split(batch)
-        inputs = on(device_of(student), inputs)
-        try:
-            loss = _loss(student(*inputs), _answers(teacher, inputs), targets, recipe)
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            raise _unfit(inputs, targets, error) from error
-        if not torch.isfinite(loss):
-            raise CheckError(
-                f"fine-tuning diverged: the loss became {loss.item()}; check the training data "
-                f"for values that are not numbers, or lower the learning rate "
-                f"({recipe.learning_rate:g})"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        nn.utils.clip_grad_norm_(student.parameters(), _LARGEST_GRADIENT)
-        optimizer.step()
-        schedule.step()
 
 
 def _unfit(inputs: Inputs, targets: Tensor | None, error: Exception) -> DataError:

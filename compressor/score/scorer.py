@@ -19,7 +19,7 @@ from compressor.refit.library import LayerLibrary
 from compressor.refit.sequence import Refitter
 from compressor.score.evaluate import Score, as_number, attempt, recalibrate
 from compressor.score.few import few_images, other_images
-from compressor.score.finetune import Recipe, fine_tune, kept_score
+from compressor.score.finetune import Learner, Recipe, kept_score
 from compressor.score.judge import Judge, make_judge
 from compressor.score.probe import MOST, WORTH, Probe, affordable
 from compressor.score.sensitivity import sensitivities
@@ -288,9 +288,15 @@ class Scorer:
 
         Without training data the calibration batches serve: the teacher's answers need no labels.
         """
+        learner = self.learner(model, epochs)
+        learner.learn(epochs, progress)
+        return learner.kept(), learner.scores
+
+    def learner(self, model: nn.Module, epochs: int) -> Learner:
+        """What `tuned` trains with, for whoever does it some epochs at a time."""
         batches = self._calibration if self._training is None else self._training
         recipe = Recipe(epochs, seed=self._recipes.seed, keep=self._recipes.keep)
-        return fine_tune(model, self.library.model, batches, self._score, recipe, progress)
+        return Learner(model, self.library.model, batches, self._score, recipe)
 
 
 def _like(
