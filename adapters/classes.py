@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adapters.elements import Size, Statistic
+from adapters.elements import Size, Statistic, pairs
 from compressor.coupling import Role
 
 NOTHING = 0
@@ -67,8 +67,9 @@ class Classes:
     def tie(self, one: Tensor, other: Tensor) -> None:
         """Makes identities at equal places one; beside nothing an identity cannot be taken away."""
         one, other = torch.broadcast_tensors(self.roots(one), self.roots(other))  # type: ignore[no-untyped-call]
-        pairs = torch.stack([one.reshape(-1), other.reshape(-1)])
-        for a, b in torch.unique(pairs[:, pairs[0] != pairs[1]], dim=1).T.tolist():
+        differ = one != other
+        found = pairs(one[differ], other[differ])
+        for a, b in zip(*(side.tolist() for side in found), strict=True):
             if NOTHING in (a, b):
                 self._keep(max(a, b), "it is added to something whose channels cannot be cut")
                 continue

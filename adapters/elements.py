@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 Factors: TypeAlias = tuple[Tensor, ...]
@@ -50,6 +51,13 @@ class Weight:
     def along(self, dim: int) -> Tensor:
         """The position of each element along a dimension of the parameter."""
         return (self.places // math.prod(self.shape[dim + 1 :])) % self.shape[dim]
+
+
+def pairs(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """Which numbers, none below 0, stand at equal places; each pair once, ascending."""
+    base = int(other.max()) + 1 if other.numel() else 1
+    both = torch.unique(one * base + other)  # by rows it takes ten times as long
+    return both // base, both % base
 
 
 def same(one: Tensor, other: Tensor) -> bool:

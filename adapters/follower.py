@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from adapters.classes import Classes
-from adapters.elements import Factors, Size, Statistic, Weight, led, overlap, own_sizes, same
+from adapters.elements import (
+    Factors,
+    Size,
+    Statistic,
+    Weight,
+    led,
+    overlap,
+    own_sizes,
+    pairs,
+    same,
+)
 from compressor.coupling import Role
 from compressor.network.counting import product_name
 
@@ -254,12 +264,11 @@ class Follower:
         if not overlap(factor, places):
             return  # one number for all channels
         ids, places = (t.reshape(-1) for t in torch.broadcast_tensors(factor, places))  # type: ignore[no-untyped-call]
-        spread = replace(weight, places=places)
+        ids, spread = self.classes.roots(ids), replace(weight, places=places)
         for dim, size in enumerate(weight.shape):
-            pairs = torch.unique(torch.stack([spread.along(dim), self.classes.roots(ids)]), dim=1)
-            positions, roots = (len(torch.unique(row)) for row in pairs)
-            if positions == pairs.shape[1] and roots > 1:
-                self.classes.meet(weight.name, dim, size, role, pairs[0], pairs[1])
+            at, roots = pairs(spread.along(dim), ids)
+            if len(torch.unique(at)) == len(at) and len(torch.unique(roots)) > 1:
+                self.classes.meet(weight.name, dim, size, role, at, roots)
                 return
         self.classes.keep(factor, f"{weight.name!r} does not follow its channels")
 

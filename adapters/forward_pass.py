@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.network.counting import evaluating, forward, single
-from compressor.network.proof import BROKEN
+from compressor.network.proof import BROKEN, Probe
 from compressor.network.sized import watching
 from compressor.network.sized_calls import INFERRED, SizedCall
 from compressor.network.structure import materialise
@@ -81,6 +81,14 @@ def told_sizes(
     them. Of a layer that does not run alone nothing is known: `verify` decides with all its sizes
     replaced.
     """
+    # Trunks first: sizes derived from a width are mostly of theirs, and so few halves hold them.
+    trunks = sorted(layers, key=lambda x: -len(x.group.couplings if x.group else ()))
+    return _told(model, example, run, trunks)
+
+
+def _told(
+    model: nn.Module, example: tuple[Tensor, ...], run: Run, layers: Sequence[SearchLayer]
+) -> Told:
     if not layers:
         return Told()
     space = SearchSpace(tuple(layers))
@@ -94,7 +102,7 @@ def told_sizes(
     )
     if len(layers) > 1 and (given is None or derived):
         half = len(layers) // 2
-        one, two = (told_sizes(model, example, run, x) for x in (layers[:half], layers[half:]))
+        one, two = (_told(model, example, run, x) for x in (layers[:half], layers[half:]))
         return Told(one.right | two.right, {**one.derived, **two.derived})
     owned = {(e.activation, e.dim) for x in layers if x.group for e in x.group.extents}
     right = (k for k, (_, now, size) in (given or {}).items() if size == now and k in owned)
@@ -109,24 +117,52 @@ def _roundest(layer: SearchLayer) -> int:
     )
 
 
-def running(
-    model: nn.Module, example: tuple[Tensor, ...], layer: SearchLayer
-) -> tuple[Choice, ...]:
-    """The choices of a layer whose networks run: code may ask for a width that heads divide."""
-    space = SearchSpace((layer,))
-    return tuple(c for i, c in enumerate(layer.choices) if _runs(model, example, space, (i,)))
+def settled(
+    probe: Probe, layers: Sequence[SearchLayer]
+) -> tuple[dict[str, tuple[Choice, ...]], dict[str, str]]:
+    """By layer the choices whose networks run, the original among them; and what is wrong.
+
+    Code may ask for a width that heads divide. The smallest that runs is proved as `verify` proves
+    it: code that derives a number, as a scale, from a width is wrong with every choice, by little
+    often, so float64 decides. Layers are tried together, and alone where that fails.
+    """
+    found: dict[str, list[Choice]] = {layer.name: [] for layer in layers}
+    wrong: dict[str, str] = {}
+    for i in range(max(len(layer.choices) for layer in layers) - 1):
+        tried = [x for x in layers if i < len(x.choices) - 1 and x.name not in wrong]
+        good = _running(probe, tried, i)
+        wrong |= _wrong(probe, [x for x in good if not found[x.name]], i)
+        for layer in good:
+            found[layer.name].append(layer.choices[i])
+    choices = {x.name: (*found[x.name], x.choices[-1]) for x in layers if x.name not in wrong}
+    return choices, wrong
 
 
-def _runs(
-    model: nn.Module, example: tuple[Tensor, ...], space: SearchSpace, architecture: Architecture
-) -> bool:
+def _running(probe: Probe, layers: Sequence[SearchLayer], choice: int) -> list[SearchLayer]:
+    """The layers with whose choice the network runs."""
+    if not layers:
+        return []
     try:
-        small = materialise(model, space, architecture, share=True)
+        small = materialise(
+            probe.model, SearchSpace(tuple(layers)), (choice,) * len(layers), share=True
+        )
         with evaluating(small):
-            forward(small, single(example))
+            forward(small, probe.example)
     except BROKEN:
-        return False
-    return True
+        return [x for x in layers if len(layers) > 1 and _running(probe, [x], choice)]
+    return list(layers)
+
+
+def _wrong(probe: Probe, layers: Sequence[SearchLayer], choice: int) -> dict[str, str]:
+    """The layers whose choice cannot be trusted, and why."""
+    pairs = [replace(x, choices=(x.choices[choice], x.choices[-1])) for x in layers]
+    reason = (probe.precise or probe).failure(pairs) if pairs else ""
+    if not reason:
+        return {}
+    if len(pairs) == 1:
+        return {pairs[0].name: reason}
+    apart = (_wrong(probe, [x], choice) for x in layers)
+    return {name: why for found in apart for name, why in found.items()}
 
 
 def _given_sizes(

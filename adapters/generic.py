@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
@@ -11,13 +11,14 @@ from torch.nn.modules.conv import _ConvNd
 
 from adapters.blocks import Blocks, find_blocks
 from adapters.dependency_groups import read_groups
-from adapters.forward_pass import Run, Told, read_run, running, told_sizes
+from adapters.forward_pass import Run, Told, read_run, settled, told_sizes
 from adapters.groups import RawGroup, unit_positions, units
 from adapters.kernels import kernel_cut, kernel_layer, with_kernel
 from adapters.limits import USUAL, Limits
 from adapters.traced_groups import trace_groups
 from compressor.coupling import Coupling, IndexMap, Role
 from compressor.errors import AdapterError
+from compressor.network.proof import Probe
 from compressor.network.structure import named_tensors
 from compressor.refit.ranking import magnitude_order
 from compressor.space import (
@@ -75,8 +76,8 @@ class GenericAdapter:
             layers = list(reading.layers())
             told = told_sizes(model, example, run, layers)
             reading.settle_extents(told, run)
-            for name in told.derived:
-                reading.settle_choices(name, model, example)
+            if told.derived:
+                reading.settle_choices(told.derived, Probe.make(model, example))
         reading.add_kernels()
         reading.add_unreached(traced=groups is not None)
         if self.blocks:
@@ -147,12 +148,18 @@ class _Reading:
                 extents.append(held)
             self._found[name] = replace(layer, group=replace(group, extents=tuple(extents)))
 
-    def settle_choices(self, name: str, model: nn.Module, example: tuple[Tensor, ...]) -> None:
-        """Leaves the choices with which the network runs; `verify` freezes a layer without any."""
-        layer = self._found[name]
-        choices = running(model, example, layer)
-        if len(choices) > 1:
-            self._found[name] = replace(layer, choices=choices)
+    def settle_choices(self, names: Iterable[str], probe: Probe) -> None:
+        """Leaves the choices with which the network runs; freezes layers that are wrong in them.
+
+        `verify` freezes a layer that runs with none of them.
+        """
+        choices, wrong = settled(probe, [self._found[name] for name in names])
+        for name, reason in wrong.items():
+            self.frozen.append(Frozen(name, reason))
+            del self._found[name]
+        for name, several in choices.items():
+            if len(several) > 1:
+                self._found[name] = replace(self._found[name], choices=several)
 
     def add_kernels(self) -> None:
         """Adds kernel choices to the layer of the convolution's channels, if it is the only one."""

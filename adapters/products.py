@@ -61,11 +61,11 @@ def _weighed(follower: Follower, left: Tensor, weight: Weight) -> list[Tensor]:
             continue
         read = follower.mixed(factor, range(factor.dim() - 1), "rows of a product follow it")
         if read is not None:
-            at = weight.along(reads)[:, 0]
+            at = replace(weight, places=weight.places[:, 0]).along(reads)
             follower.classes.meet(
                 weight.name, reads, weight.shape[reads], Role.CONSUMED, at, read.reshape(-1)
             )
-    at = weight.along(makes)[0]
+    at = replace(weight, places=weight.places[0]).along(makes)
     made = follower.classes.made(weight.name, makes, weight.shape[makes], at)
     found.append(made.reshape((1,) * (left.dim() - 1) + (-1,)))
     return found
@@ -74,11 +74,12 @@ def _weighed(follower: Follower, left: Tensor, weight: Weight) -> list[Tensor]:
 def _sides(weight: Weight) -> tuple[int | None, int | None]:
     """Which dimension of a parameter the rows of a matrix follow, and which the columns."""
     found: list[int | None] = []
+    along = [weight.along(d) for d in range(len(weight.shape))]
     for side in (0, 1):
         if weight.places.shape[side] == 1:
             follows = [d for d, size in enumerate(weight.shape) if size == 1]
         else:
-            follows = [d for d in range(len(weight.shape)) if not constant(weight.along(d), side)]
+            follows = [d for d, places in enumerate(along) if not constant(places, side)]
         found.append(follows[0] if len(follows) == 1 else None)
     return found[0], found[1]
 

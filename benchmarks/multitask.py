@@ -135,7 +135,7 @@ def shared(members: tuple[Member, ...], folder: Path) -> list[nn.Module]:
     """The refitted networks of one architecture for all tasks; a journal makes it resume."""
     known = shared_fingerprint(members, "encoder")
     with run_folder(folder) as run, opened_journal(run, known) as journal:
-        found = find_shared(members, "encoder", journal, Stopwatch(), _line)
+        (found,) = find_shared(members, "encoder", journal, Stopwatch(), _line)
     return [one.model for one in found.found]
 
 

@@ -32,7 +32,7 @@ FORMATS = ("table", "html", "md", "json")
 def command(runs: tuple[Path, ...], form: str, output: Path | None) -> None:
     """Put several runs side by side: what they came to, and in what they differ.
 
-    RUN is a run directory; of a frontier, each of its networks is compared.
+    RUN is a run directory; of a frontier or of several tasks, each of its networks is compared.
     """
     if form in ("table", "json") and output is not None:
         raise UsageError(f"--output is for --format html and md, but the format is {form}")

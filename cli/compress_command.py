@@ -115,12 +115,7 @@ _COUNT = click.IntRange(min=0)
 @options.threads
 @options.provider
 @options.device
-@click.option(
-    "--latency-folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Keep the measured times of operators here, for later runs on this device.",
-)
+@options.latency_folder
 @options.as_json
 @options.talk
 @click.pass_context

@@ -144,7 +144,8 @@ def _library() -> ModuleType:
 
 def _kind(library: ModuleType, config: Any, text: str) -> Any:
     """The class that the checkpoint was saved as."""
-    names = getattr(config, "architectures", None) or []
+    names = getattr(config, "architectures", None)
+    names = names if isinstance(names, list) else []
     named = bool(names) and isinstance(names[0], str)
     try:
         kind = getattr(library, names[0], None) if named else None

@@ -22,15 +22,17 @@ from compressor.device.profile import Profile
 from compressor.device.profiling import profile_models
 from compressor.device.timing import Schedule
 from compressor.errors import UsageError
+from compressor.files import ALL_NETWORKS, NETWORK, QUANTISED, networks_within
 from compressor.progress import Event, Progress
 from compressor.report.profile_chart import check_picture, write_profile_picture
 
 _SHAPE = re.compile(r"^(.+)=(\d+(?:[x,]\d+)*)$")
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_PLACE = click.Path(exists=True, path_type=Path)
 
 
 @click.command("measure")
-@click.argument("models", metavar="MODEL.onnx...", nargs=-1, required=True, type=_FILE)
+@click.argument("models", metavar="MODEL.onnx...", nargs=-1, required=True, type=_PLACE)
 @click.option(
     "--reference",
     type=_FILE,
@@ -105,7 +107,11 @@ def command(  # noqa: PLR0913  (the options)
     as_json: bool,
     **how: Any,
 ) -> None:
-    """Time ONNX files in ONNX Runtime, in turns; ratios are to the first or to --reference."""
+    """Time ONNX files in ONNX Runtime, in turns; ratios are to the first or to --reference.
+
+    The folder of a run stands for its files: of one network, or of all that it is for.
+    """
+    models = tuple(file for place in models for file in onnx_files(place))
     settings = Settings(schedule=Schedule(seconds=seconds), affinity=parse_cores(affinity), **how)
     files = {str(path): path for path in referred(models, reference)}
     job = Job(files, settings, batch, parse_shapes(shapes), memory=memory)
@@ -146,6 +152,26 @@ def _profiles(job: Job, progress: Progress) -> dict[str, Profile]:
     progress(Event("profile", 0, 1, "where the time goes"))
     found = profile_models(job.models, job.settings, batch=job.batch, shapes=job.shapes)
     progress(Event("profile", 1, 1, "where the time goes"))
+    return found
+
+
+def onnx_files(place: Path) -> list[Path]:
+    """A file, or those of a run: its network's, or all networks', and that which holds them all.
+
+    Raises:
+        UsageError: the folder has none.
+    """
+    if place.is_file():
+        return [place]
+    folders = [place, *(place / inner for inner in networks_within(place))]
+    files = [folder / name for folder in folders for name in (NETWORK, QUANTISED)]
+    files.append(place / ALL_NETWORKS)
+    found = [path for path in files if path.is_file()]
+    if not found:
+        raise UsageError(
+            "what is measured is an ONNX file, or the folder of a finished run, but "
+            f"{str(place)!r} holds no {NETWORK}; name the file"
+        )
     return found
 
 

@@ -88,6 +88,12 @@ device = click.option(
     help="Where latency is measured: local, ssh://user@host[:port], or a command that prints "
     "milliseconds, cmd:'bench {model}'.",
 )
+latency_folder = click.option(
+    "--latency-folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Keep the measured times of operators here, for later runs on this device.",
+)
 provider = click.option(
     "--provider",
     default="CPUExecutionProvider",

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cli.target import FORMS, Example, Target
 from compressor.errors import CompressorError, DataError, TargetError
+from compressor.multitask.task import Task, checked_tasks
 
 _BATCH = "a tensor [N, …] or (inputs, targets)"
 _SIGNATURES = {
@@ -78,6 +79,16 @@ def python_tasks(text: str) -> list[Any]:
     if not isinstance(found, list | tuple):
         raise _returned("tasks", "a list of compressor.Task", found)
     return list(found)
+
+
+def python_checked_tasks(text: str) -> tuple[Task, ...]:
+    """The tasks of a target, each with an example of its inputs.
+
+    Raises:
+        TargetError: see `python_tasks`.
+        UsageError: it returns no tasks, or one that cannot be.
+    """
+    return checked_tasks(python_tasks(text))
 
 
 @dataclass(frozen=True)
@@ -140,7 +151,8 @@ def _function(module: ModuleType, name: str, text: str, arguments: int = 0) -> C
     function = getattr(module, name, None)
     if function is None:
         raise TargetError(
-            f"a target must define {name}(), but {text!r} does not; add\n{_SIGNATURES[name]}"
+            f"a target must define {name}(), but {text!r} does not; "
+            f"{_other_command(module, name)}add\n{_SIGNATURES[name]}"
         )
     if isinstance(function, nn.Module) or not callable(function):
         raise TargetError(
@@ -155,6 +167,15 @@ def _function(module: ModuleType, name: str, text: str, arguments: int = 0) -> C
             f"argument{'s' if arguments == 0 else ''}, but: {error}; write\n{_SIGNATURES[name]}"
         ) from error
     return function  # type: ignore[no-any-return]  # callable, as checked
+
+
+def _other_command(module: ModuleType, name: str) -> str:
+    """What else a target may be for."""
+    if name == "tasks" and hasattr(module, "build_model"):
+        return "it defines one network, which `compressor compress` takes; for several, "
+    if name == "build_model" and hasattr(module, "tasks"):
+        return "it defines tasks(), which `compressor compress-multitask` takes; for one network, "
+    return ""
 
 
 def _call(function: Callable[[], object], text: str) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -15,19 +16,37 @@ from compressor.files import write_text
 from compressor.plain import encode
 from compressor.report import markdown, page
 from compressor.report.interactive import find_library
+from compressor.report.multitask import FILE_NAME as MULTITASK
+from compressor.report.multitask import MultitaskSummary
 from compressor.report.overview import FILE_NAME as OVERVIEW
 from compressor.report.overview import Overview
 from compressor.report.result import RunSummary
 from compressor.trace.retrace import read_trace
 
-# form to the file's name, the text of a run and that of a frontier
-_WRITERS: Mapping[str, tuple[str, Callable[[RunSummary], str], Callable[[Overview], str]]] = {
-    "html": (
+
+@dataclass(frozen=True)
+class _Form:
+    """A form of report: the file's name, and the texts of what a folder may hold."""
+
+    file: str
+    run: Callable[[RunSummary], str]
+    frontier: Callable[[Overview], str]
+    tasks: Callable[[MultitaskSummary], str]
+
+
+_FORMS: Mapping[str, _Form] = {
+    "html": _Form(
         page.FILE_NAME,
         lambda summary: page.render(summary, find_library()),
         lambda overview: page.render_overview(overview, find_library()),
+        page.render_multitask,
     ),
-    "md": (markdown.FILE_NAME, markdown.render_markdown, markdown.render_overview_markdown),
+    "md": _Form(
+        markdown.FILE_NAME,
+        markdown.render_markdown,
+        markdown.render_overview_markdown,
+        markdown.render_multitask_markdown,
+    ),
 }
 
 
@@ -48,7 +67,7 @@ _WRITERS: Mapping[str, tuple[str, Callable[[RunSummary], str], Callable[[Overvie
 @click.option(
     "--format",
     "form",
-    type=click.Choice(list(_WRITERS)),
+    type=click.Choice(list(_FORMS)),
     default="html",
     show_default=True,
     help="A page, or Markdown.",
@@ -79,23 +98,32 @@ def command(
 
 
 def _write_reports(run: Path, form: str) -> None:
-    """The report of a run, or all reports of a frontier, each in its folder."""
-    place, one, several = _WRITERS[form]
-    if not (run / OVERVIEW).is_file():
-        click.echo(str(write_text(run / place, one(RunSummary.read(run)))))
-        return
-    overview = Overview.read(run)
-    for folder in [run / row.folder for row in overview.rows]:
-        click.echo(str(write_text(folder / place, one(RunSummary.read(folder)))))
-    click.echo(str(write_text(run / place, several(overview))))
+    """The report of a run, or all reports of one for several networks, each in its folder."""
+    for folder in _within(run):
+        _write_reports(folder, form)
+    click.echo(str(write_text(run / _FORMS[form].file, _text(run, form))))
 
 
 def _write_one(run: Path, form: str, output: Path) -> None:
-    """The report of a run, or the table of a frontier, where it was asked for."""
-    _, one, several = _WRITERS[form]
-    frontier = (run / OVERVIEW).is_file()
-    text = several(Overview.read(run)) if frontier else one(RunSummary.read(run))
-    write_or_print(text, output)
+    """The report of a run, or the table of one for several networks, where it was asked for."""
+    write_or_print(_text(run, form), output)
+
+
+def _within(run: Path) -> list[Path]:
+    """The folders of a run for several networks; none for a run for one."""
+    if (run / OVERVIEW).is_file():
+        return [run / row.folder for row in Overview.read(run).rows]
+    if (run / MULTITASK).is_file():
+        return [run / row.name for row in MultitaskSummary.read(run).tasks]
+    return []
+
+
+def _text(run: Path, form: str) -> str:
+    if (run / OVERVIEW).is_file():
+        return _FORMS[form].frontier(Overview.read(run))
+    if (run / MULTITASK).is_file():
+        return _FORMS[form].tasks(MultitaskSummary.read(run))
+    return _FORMS[form].run(RunSummary.read(run))
 
 
 def _print_trace(run: Path, layer: str | None, search: int | None, *, as_json: bool) -> None:

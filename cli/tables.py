@@ -13,7 +13,7 @@ from compressor.budget import format_cost
 from compressor.device.profile import Key, NodeTime, Profile, grouped
 from compressor.device.timing import NOISY, Latency
 from compressor.report.comparison import comparison
-from compressor.report.multitask import MultitaskSummary, task_table
+from compressor.report.multitask import MultitaskSummary, joint_rows, task_table
 from compressor.report.overview import Overview
 from compressor.report.overview_table import overview_table
 from compressor.report.result import BudgetRow, Figures
@@ -64,6 +64,15 @@ def tasks_table(summary: MultitaskSummary) -> Table:
     table = text_table(first, (second, "left"), *((title, "right") for title in others))
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def joint_table(summary: MultitaskSummary) -> Table:
+    """The file with all networks, beside the originals in such a file."""
+    name = "" if summary.joint is None else summary.joint.file
+    table = text_table(name, *((title, RIGHT) for title in ("Original", "Compressed", "Ratio")))
+    for row in joint_rows(summary):
+        table.add_row(row.what, row.base, row.best, row.ratio)
     return table
 
 

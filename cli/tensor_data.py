@@ -47,7 +47,7 @@ def tensor_data(data: str, names: Sequence[str], example: Sequence[Tensor]) -> T
         raise DataError(f"{_FORM}, but there is no file {str(path)!r}")
     try:
         held = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, MemoryError) as error:
         raise DataError(f"{_FORM}, but {str(path)!r} cannot be read: {error}") from error
     inputs = [_input(held, name, like, path, alone=len(names) == 1)
               for name, like in zip(names, example, strict=True)]  # fmt: skip

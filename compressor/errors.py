@@ -84,3 +84,11 @@ class DeviceError(CompressorError):
 
 class WorkerError(CompressorError):
     """Workers cannot be had, cannot load what they are sent, or die of everything."""
+
+
+def reason_of(error: BaseException) -> str:
+    """The last line of the error that started it all."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__

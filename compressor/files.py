@@ -18,8 +18,20 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 JOURNAL = "journal.sqlite"
+NETWORK, QUANTISED, ALL_NETWORKS = "model.onnx", "model.int8.onnx", "joint.onnx"
+SEVERAL = ("frontier.json", "multitask.json")
+"""Files of which one is in the folder of a run for several networks."""
+
 # What a run that was killed while it wrote leaves: never under the name of a whole file.
 _LEFT = re.compile(r"\.[\w-]+(?:\.[\w-]+)*\.(?:json|onnx|safetensors|html)\.\w{8}", re.ASCII)
+
+
+def networks_within(run: Path) -> tuple[str, ...]:
+    """Folders of the networks inside of a run for several; none for any other folder."""
+    if not any((run / name).is_file() for name in SEVERAL):
+        return ()
+    found = (*run.glob("*/result.json"), *run.glob("*/*/result.json"))
+    return tuple(sorted(str(path.parent.relative_to(run)) for path in found))
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> Path:

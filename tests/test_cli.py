@@ -323,14 +323,12 @@ def test_export_of_a_programs_run_asks_for_the_target(tmp_path: Path) -> None:
     run = tmp_path / "run"
     summary = make_summary()
     with pytest.raises(UsageError, match=r"names no target; give it: compressor export .* TARGET"):
-        export_command.origin(
-            RunSummary(summary.base, summary.best, (0,), {}, (), (), 1, 0, 1.0), run, None
-        )
-    assert export_command.origin(summary, run, "other.py") == ("other.py", None)
+        export_command.origin({}, run, None)
+    assert export_command.origin(summary.settings, run, "other.py") == ("other.py", None)
     with pytest.raises(UsageError, match=r"names the target 'net\.py'; if it is yours"):
-        export_command.origin(summary, run, None)
+        export_command.origin(summary.settings, run, None)
     zoo = replace(summary, settings={"target": "timm:resnet18", "data": "imagefolder:/x"})
-    assert export_command.origin(zoo, run, None) == ("timm:resnet18", "imagefolder:/x")
+    assert export_command.origin(zoo.settings, run, None) == ("timm:resnet18", "imagefolder:/x")
 
 
 @pytest.mark.parametrize("words", [("export",), ("report",)])

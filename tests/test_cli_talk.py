@@ -235,6 +235,8 @@ def test_commands_options_and_values_are_completed() -> None:
     assert complete("compress", "--rank") == ["--ranking"]
     assert complete("compress", "net.py", "--ranking", "t") == ["taylor"]
     assert "--quiet" in complete("measure", "--q")
+    assert complete("compress-multitask", "--j") == ["--joint", "--json"]
+    assert complete("compress-multitask", "net.py", "--per", "") == ["encoder", "all"]
     assert complete("completion", "") == ["bash", "zsh", "fish"]
 
 

@@ -390,6 +390,20 @@ def test_what_does_not_fit_together_is_an_error(
         read_file(path)
 
 
+def test_a_tensor_that_repeats_its_numbers_for_ever_is_refused(good: Path, tmp_path: Path) -> None:
+    def change(name: str, data: bytes) -> bytes:
+        if not name.endswith("model_weights_config.json"):
+            return data
+        config = json.loads(data)
+        meta = next(iter(config["config"].values()))["tensor_meta"]
+        meta["sizes"] = [{"as_int": 1 << 20} for _ in meta["sizes"]]
+        meta["strides"] = [{"as_int": 0} for _ in meta["sizes"]]
+        return json.dumps(config).encode()
+
+    with pytest.raises(TargetError, match="numbers are said to be"):
+        read_file(rewritten(good, tmp_path / "bad.pt2", change))
+
+
 def test_files_that_are_none(good: Path, tmp_path: Path) -> None:
     data = good.read_bytes()
     for name, held in {
@@ -444,6 +458,18 @@ def test_tensors_that_do_not_fit(
 ) -> None:
     save_file(held, tmp_path / "x.safetensors")
     with pytest.raises(DataError, match=said):
+        resolve_target(str(good), f"tensors:{tmp_path / 'x.safetensors'}")
+
+
+def test_tensors_that_do_not_fit_into_memory(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(_: Path) -> dict[str, Tensor]:
+        raise MemoryError("Cannot allocate memory")
+
+    save_file({"inputs": torch.ones(2, 4)}, tmp_path / "x.safetensors")
+    monkeypatch.setattr("cli.tensor_data.load_file", too_large)
+    with pytest.raises(DataError, match="cannot be read: Cannot allocate memory"):
         resolve_target(str(good), f"tensors:{tmp_path / 'x.safetensors'}")
 
 

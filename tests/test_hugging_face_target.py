@@ -254,6 +254,8 @@ def test_weights_are_not_unpickled(tmp_path: Path) -> None:
         ({"architectures": ["Nothing"]}, "must name a network that transformers .* names Nothing"),
         ({"architectures": ["AutoConfig"]}, "must name a network"),
         ({"architectures": None}, "names none"),
+        ({"architectures": {"a": "b"}}, "names none"),
+        ({"architectures": 7}, "names none|could not be loaded"),
         ({"model_type": "nothing"}, "could not be loaded"),
         ({"hidden_size": "wide"}, "could not be loaded"),
         ({"hidden_size": 64}, "could not be loaded"),

@@ -29,6 +29,9 @@ ONLY = {
     "torch_pruning": {"adapters.dependency_groups"},
     "onnx": {
         "compressor.deploy.export",
+        "compressor.deploy.graphs",
+        "compressor.deploy.joining",
+        "compressor.deploy.writing",
         "compressor.latency.parts",
         "compressor.latency.operators",
         "compressor.device.origins",

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -15,11 +16,12 @@ from torch import Tensor, nn
 
 import compressor
 from compressor import Task, compress_multitask
+from compressor.device.measure import Settings, create_session, run_session
 from compressor.device.timing import Schedule
-from compressor.errors import AdapterError, BudgetError, CheckError, DataError, RunError, UsageError
+from compressor.errors import AdapterError, CheckError, DataError, RunError, UsageError
 from compressor.files import run_folder
 from compressor.multitask import delivery
-from compressor.multitask.encoders import encoder_tables, read_shared
+from compressor.multitask.encoders import encoder_tables, read_shared, require_same_encoders
 from compressor.multitask.finding import Shared, find_shared
 from compressor.multitask.graphs import encoder_nodes
 from compressor.multitask.joint import jointly_ranked, together
@@ -90,7 +92,8 @@ def short_measurements() -> Iterator[None]:
 def done(
     tmp_path_factory: pytest.TempPathFactory, short_measurements: None
 ) -> compressor.MultitaskResult:
-    return compress_multitask(tasks(), out=tmp_path_factory.mktemp("several") / "run", **OPTIONS)
+    out = tmp_path_factory.mktemp("several") / "run"
+    return compress_multitask(tasks(), out=out, joint=True, **OPTIONS)
 
 
 def searched(
@@ -101,14 +104,14 @@ def searched(
     members = prepare(checked_tasks(given), "madds=50%", options, silent)
     known = shared_fingerprint(members, per)
     with run_folder(out) as folder, opened_journal(folder, known) as journal:
-        return members, find_shared(members, per, journal, Stopwatch(), progress)
+        return members, find_shared(members, per, journal, Stopwatch(), progress)[0]
 
 
 def test_every_task_gets_a_folder_as_a_run_of_its_own_leaves_it(
     done: compressor.MultitaskResult,
 ) -> None:
     assert {path.name for path in done.run.iterdir()} == {
-        "deep", "journal.sqlite", "kind", "multitask.json", "odd", "report.html",
+        "deep", "joint.onnx", "journal.sqlite", "kind", "multitask.json", "odd", "report.html",
     }  # fmt: skip
     for given, result in zip(tasks(), done.tasks, strict=True):
         folder = done.run / given.name
@@ -138,6 +141,39 @@ def test_tasks_keep_weights_of_their_own(done: compressor.MultitaskResult) -> No
     assert not torch.equal(kind["body.2.0.weight"], odd["body.2.0.weight"])
     assert deep["head.0.weight"].shape[0] == 16
     assert deep["head.2.weight"].shape == (3, 16)
+
+
+def test_the_joint_file_reads_the_input_once_and_gives_what_every_tasks_file_gives(
+    done: compressor.MultitaskResult,
+) -> None:
+    assert done.joint_path == done.run / "joint.onnx"
+    session = create_session(done.joint_path, Settings())
+    assert [i.name for i in session.get_inputs()] == ["x"]
+    assert [o.name for o in session.get_outputs()] == ["kind", "odd", "deep"]
+    x = torch.randn(5, 3, 8, 8).numpy()
+    for found, result in zip(run_session(session, [x]), done.tasks, strict=True):
+        (own,) = run_session(create_session(result.onnx_path, Settings()), [x])
+        assert np.allclose(found, own, atol=1e-6)
+
+
+def test_the_joint_file_is_measured_beside_the_originals_in_one_file(
+    done: compressor.MultitaskResult,
+) -> None:
+    joint = done.summary.joint
+    assert joint is not None
+    assert (joint.file, joint.inputs) == ("joint.onnx", ("x",))
+    assert joint.outputs == {"kind": ("kind",), "odd": ("odd",), "deep": ("deep",)}
+    for whole, parts in (
+        (joint.base, [row.base for row in done.summary.tasks]),
+        (joint.best, [row.best for row in done.summary.tasks]),
+    ):
+        assert whole.madds == sum(p.madds for p in parts)
+        assert whole.params == sum(p.params for p in parts)
+        assert whole.latency_ms is not None
+        assert whole.latency_ms > 0
+    assert joint.best.file_bytes == (done.run / "joint.onnx").stat().st_size
+    page = (done.run / "report.html").read_text(encoding="utf-8")
+    assert "joint.onnx reads x once and gives kind; odd; deep" in page
 
 
 def test_the_budget_of_one_encoder_holds(done: compressor.MultitaskResult) -> None:
@@ -300,6 +336,15 @@ def test_the_first_difference_between_encoders_is_named(
     assert not (tmp_path / "run").exists()
 
 
+def test_inputs_without_a_batch_have_one_shape_in_all_tasks() -> None:
+    given = [
+        replace(each, example=(torch.zeros(2, 3, 8, 8), torch.zeros(size)))
+        for each, size in zip(two(), (5, 6), strict=True)
+    ]
+    with pytest.raises(AdapterError, match=r"input 1 .* \[5\] without a batch, 'odd' has .* \[6\]"):
+        require_same_encoders(given)
+
+
 class Doubled(networks.Separable):
     """Modules and tensors as in the others, and one operator more."""
 
@@ -345,9 +390,9 @@ def test_one_task_or_something_else_is_told(given: Any, tmp_path: Path) -> None:
         compress_multitask(given, out=tmp_path / "run", **OPTIONS)
 
 
-def test_budgets_that_must_be_measured_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BudgetError, match="limited in madds or params"):
-        compress_multitask(two(), out=tmp_path / "run", budget="latency=50%")
+def test_what_a_budget_cannot_be_of_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"of the file that holds them all.*--joint"):
+        compress_multitask(two(), out=tmp_path / "run", budget="latency=50%", per="all")
     with pytest.raises(UsageError, match="encoder or all"):
         compress_multitask(two(), out=tmp_path / "run", per="task", **OPTIONS)
 

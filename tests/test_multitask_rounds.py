@@ -238,7 +238,7 @@ def searched(
     members = prepare(checked_tasks(given or two()), "madds=50%", options, silent)
     known = shared_fingerprint(members, "encoder", how)
     with run_folder(out) as folder, opened_journal(folder, known) as journal:
-        return find_shared(members, "encoder", journal, Stopwatch(), progress, how)
+        return find_shared(members, "encoder", journal, Stopwatch(), progress, how)[0]
 
 
 def test_a_run_that_is_killed_while_it_learns_ends_the_same(tmp_path: Path) -> None:

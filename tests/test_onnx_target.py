@@ -323,6 +323,9 @@ def test_operators_that_are_not_known_are_all_named(tmp_path: Path) -> None:
     [
         ([N("Conv", ["x0", "x1"], ["y"])], [[1, 1, 4, 4], [1, 1, 2, 2]], "'x1' is computed from"),
         ([N("Softmax", ["x0"], ["y"])], [[1, "height"]], "every size of an input but the batch"),
+        ([N("Relu", ["x0"], ["y"])], [[2, 3, 1 << 62, 8]], "at most 268435456 elements, but 'x0'"),
+        ([N("Relu", ["x0"], ["y"])], [[2, 3, 60000, 60000]], "at most 268435456 elements"),
+        ([N("Relu", ["x0"], ["y"])], [[2, -3]], "sizes of an input must be above 0"),
         ([N("Reshape", ["x0", "i"], ["y"])], [[2, 4]], "cannot be run: "),
         ([N("MaxPool", ["x0"], ["y", "z"], kernel_shape=[2, 2])], [[1, 1, 4, 4]], "places of the"),
     ],

@@ -569,13 +569,14 @@ def test_what_could_not_be_refitted_or_ranked_is_told(tmp_path: Path) -> None:
         nn.Linear(16 * 36, 4),
     ).eval()  # fmt: skip
     found = compressor.inspect(net, EXAMPLE)
-    summary = compress(tmp_path / "run", model=net, refit=True, ranking="bn_scale").summary
+    summary = compress(tmp_path / "run", model=net, refit=True, ranking="bn_scale", batch=3).summary
     assert [part.name for part in summary.sliced] == ["2"]
     assert "Padding computes something of its own" in summary.sliced[0].reason
     assert found.sliced == summary.sliced
     assert found.to_json()["sliced"] == [{"name": "2", "reason": summary.sliced[0].reason}]
     assert {part.name for part in summary.unranked} == {"0", "2"}
     assert summary.settings["ranking"] == "bn_scale"
+    assert (summary.settings["batch"], summary.settings["workers"]) == (3, 1)
 
 
 def test_an_unknown_ranking_is_refused(tmp_path: Path) -> None:

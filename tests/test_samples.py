@@ -68,9 +68,10 @@ def test_three_tasks_get_one_encoder_and_files_of_their_own(
     monkeypatch.setattr(delivery, "_FINAL", Schedule(rounds=6, seconds=0.1))
     command, target, *options = shlex.split(line)
     options = options[: options.index("--finetune")]
-    result = call(command, ROOT / target, *options, *ROUNDS, "--out", tmp_path / "run")
+    result = call(command, ROOT / target, *options, *ROUNDS, "--joint", "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
     assert "above-four" in result.stdout
+    assert "joint.onnx" in result.stdout
     assert "met" in result.stdout
 
     summary = MultitaskSummary.read(tmp_path / "run")

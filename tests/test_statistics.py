@@ -198,6 +198,18 @@ def test_a_scale_that_the_code_derives_from_a_width_freezes_it() -> None:
     assert "differs from the masked one's" in reason
 
 
+def test_of_two_trunks_only_the_one_with_a_derived_scale_is_frozen() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(Transformer(scaled=True), nn.Linear(3, 8), Transformer()).eval()
+    space = GenericAdapter().read(net, TOKENS)
+    assert [f.name for f in space.frozen if "differs from the masked" in f.reason] == ["0.embed"]
+    layers = {layer.name: layer for layer in space.layers}
+    assert "0.embed" not in layers
+    assert len(layers["2.embed"].choices) > 2
+    proven = verify_space(net, TOKENS, space)
+    assert {layer.name for layer in proven.layers} == layers.keys()
+
+
 def test_a_statistic_of_parts_of_several_decisions_leaves_out_what_each_takes() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:

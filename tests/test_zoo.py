@@ -11,6 +11,7 @@ from tests.vision import torchvision
 GOOD = {
     "name": "torchvision:resnet18", "ok": True, "reason": "", "contract": True, "layers": 12,
     "madds_share": 1.0, "madds_ratio": 0.49, "seconds": 6.2, "read_seconds": 2.0, "peak_mb": 748.0,
+    "read_cpu_seconds": 1.0,
 }  # fmt: skip
 WRONG = GOOD | {"name": "torchvision:alexnet", "ok": False, "contract": False, "reason": "a | b"}
 DEAD = {
@@ -41,10 +42,12 @@ def test_the_page_shows_failures_and_what_torch_pruning_made() -> None:
     torchvision()
     peers = by_name(GOOD, DEAD | {"reason": "KeyError: 'x'"})
     said = page(by_name(GOOD, WRONG, DEAD), peers)
-    assert "| torchvision:resnet18 | yes | 12 | 100% | 49% | 2 | 6 | 748 | runs, 49% |" in said
+    assert "| torchvision:resnet18 | yes | 12 | 100% | 49% | 2 | 1 | 6 | 748 | runs, 49% |" in said
     assert (
-        "| torchvision:densenet121 | no | – | – | – | – | 9 | 0 | KeyError: 'x' | hangs |" in said
+        "| torchvision:densenet121 | no | – | – | – | – | – | 9 | 0 | KeyError: 'x' | hangs |"
+        in said
     )
     assert "1 of 3 reach half their MAdds" in said
     assert "silently wrong: 1" in said
+    assert "Reading: 1 s of a core at most, 0 of 2 above 30 s; memory: 0.7 GB at most." in said
     assert "torch-pruning's runs: 1 of 2." in said

@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import TypeAlias
 
-from benchmarks.fuzz import command_lines, network, valid
+from benchmarks.fuzz import command_lines, network, targets, valid
 from benchmarks.fuzz.mutate import broken_bytes, broken_json, broken_text, broken_value
 from benchmarks.fuzz.mutate_files import (
     break_bytes,
@@ -235,6 +235,10 @@ READERS: Mapping[str, Reader] = {
     "export": Reader("run", _export, 3),
     "latency": Reader("latency", _latency, 8),
     "onnx": Reader("models", _model, 10),
+    "program": Reader("targets", targets.program, 10),
+    "graph": Reader("models", targets.graph, 10),
+    "checkpoint": Reader("targets", targets.checkpoint, 5),
+    "tensors": Reader("targets", targets.tensors, 5),
     "images": Reader("images", _images, 8),
     "device": Reader("", _device, 8),
     "budget": Reader("", _budget, 8),

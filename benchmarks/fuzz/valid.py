@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from benchmarks.fuzz import network
+from benchmarks.fuzz.targets import make_targets
 from compressor.deploy import artefacts
 from compressor.device.profile import NodeTime, Profile
 from compressor.device.timing import Schedule
@@ -62,7 +63,7 @@ def search(run: Path, evaluations: int = 6) -> None:
 
 
 def make_valid(folder: Path) -> None:
-    """Writes `run`, `frontier`, `latency`, `models`, `images` and `texts` into a folder."""
+    """Writes `run`, `frontier`, `latency`, `models`, `images`, `targets` and `texts`."""
     example = (network.example_input(),)
     reading = read_network(network.build_model(), example, "generic", silent)
     search(folder / "run")
@@ -72,6 +73,7 @@ def make_valid(folder: Path) -> None:
     write_measured(folder / "latency", Measured(MACHINE, 0.02, timed))
     _models(folder / "models")
     _images(folder / "images")
+    make_targets(folder / "targets")
     (folder / "texts").mkdir()
     (folder / "texts" / "answer.json").write_text(json.dumps(_ANSWER), encoding="utf-8")
 

@@ -61,7 +61,8 @@ class Sandbox:
         (root / "outside" / "empty.txt").touch()
         os.environ.update(
             FUZZ_OUTSIDE=str(root / "outside"), HOME=str(root / "home"), TMPDIR=str(root / "tmp"),
-            TORCHINDUCTOR_CACHE_DIR=str(root / "cache"),  # made by torch whatever it is used for
+            # made by torch and its hub, where weights that are fetched are kept for other runs
+            TORCHINDUCTOR_CACHE_DIR=str(root / "cache"), TORCH_HOME=str(root / "cache" / "hub"),
         )  # fmt: skip
         tempfile.tempdir = None
         self._watching, self._strange = False, ""

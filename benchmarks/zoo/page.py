@@ -16,6 +16,8 @@ from compressor.versions import version_of
 
 Rows = Mapping[str, Mapping[str, Any]]
 
+_READING = ("read_seconds", "read_cpu_seconds")
+_LONG = 30
 _PAGE = Path("docs/zoo.md")
 _TEXT = """\
 # Other people's networks
@@ -31,12 +33,12 @@ exports it, and has ONNX Runtime load and run the file; each in a process of its
 on time and memory. Weights are random, no image is looked at: it is about whether a network can
 be cut, and correctly, not about accuracy. "MAdds that can shrink" are those in weights, and in
 products of activations, that some search layer touches; "reading" is finding and proving the
-search layers, part of the seconds. Of torchvision's detectors it is the backbone, whose feature
-maps stay as they are.
+search layers, part of the seconds, and beside it the time that a core worked at it. Of
+torchvision's detectors it is the backbone, whose feature maps stay as they are.
 
 {done} of the {every} networks were run, with torch {torch}, torchvision {torchvision} and timm
-{timm}, one thread each, beside other work on two cores that left each a quarter of a core, so that
-times are rough and too long; rows are of the commits of two days. The others were not looked at.
+{timm}, one thread each, all on one commit, beside other work on two cores, so that times are too
+long. Each had 300 s, the largest vision transformers 900.
 
 {peer}{table}
 
@@ -62,6 +64,14 @@ def page(rows: Rows, peers: Rows) -> str:
         f"{len(good)} of {len(shown)} reach half their MAdds, correct and exported; silently "
         f"wrong: {wrong}; mean share of the MAdds that can shrink, over those: {mean:.1%}."
     )
+    reading = [row["read_cpu_seconds"] for row in shown if "read_cpu_seconds" in row]
+    if reading:
+        long = sum(seconds > _LONG for seconds in reading)
+        memory = max(row.get("peak_mb", 0) for row in shown) / 1024
+        summary += (
+            f" Reading: {max(reading):.0f} s of a core at most, {long} of {len(reading)} above "
+            f"{_LONG} s; memory: {memory:.1f} GB at most."
+        )
     if runs:
         summary += f" torch-pruning's runs: {sum(runs)} of {len(runs)}."
     versions = {name: version_of(name) for name in ("torch", "torchvision", "timm")}
@@ -72,13 +82,14 @@ def page(rows: Rows, peers: Rows) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], peers: Rows) -> str:
-    heads = ["network", "ok", "layers", "MAdds that can shrink", "reached", "reading, s", "s", "MB"]
+    heads = ["network", "ok", "layers", "MAdds that can shrink", "reached", "reading, s", "CPU, s"]
+    heads += ["s", "MB"]
     heads += ["torch-pruning"] if peers else []
     lines = [[*heads, "reason"], ["---"] * (len(heads) + 1)]
     for row in rows:
         line = [row["name"], "yes" if row["ok"] else "no", str(row.get("layers", "–"))]
         line += [f"{row[k]:.0%}" if k in row else "–" for k in ("madds_share", "madds_ratio")]
-        line += [f"{row['read_seconds']:.0f}" if "read_seconds" in row else "–"]
+        line += [f"{row[k]:.0f}" if k in row else "–" for k in _READING]
         line += [f"{row['seconds']:.0f}", f"{row.get('peak_mb', 0):.0f}"]
         line += [_said(peers.get(row["name"]))] if peers else []
         lines.append([*line, row["reason"].replace("|", "/")])

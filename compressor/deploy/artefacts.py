@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from compressor.deploy.fitting import require_fit
 from compressor.errors import ArchitectureError, RunError
-from compressor.files import write_atomic, write_text
+from compressor.files import networks_within, write_atomic, write_text
 from compressor.network.folding import folded
 from compressor.network.structure import materialise
 from compressor.space import Architecture, SearchSpace
@@ -22,6 +22,7 @@ from compressor.untrusted import read_json
 WEIGHTS = "model.safetensors"
 ARCHITECTURE = "architecture.json"
 _SCHEMA = 1
+_SHOWN = 6  # folders in a message
 _HEADER = 32 << 20  # bytes, far above what names and shapes take
 
 
@@ -91,9 +92,9 @@ def read_architecture(run: Path) -> tuple[SearchSpace, Architecture]:
         architecture = tuple(int(option) for option in data["architecture"])
         space.validate(architecture)
     except FileNotFoundError as error:
-        raise RunError(
-            f"{str(run)!r} holds no {ARCHITECTURE}; give the --out directory of a finished run"
-        ) from error
+        inner = " or ".join(networks_within(run)[:_SHOWN])
+        remedy = f"folder of one network, {inner}" if inner else "--out directory of a finished run"
+        raise RunError(f"{str(run)!r} holds no {ARCHITECTURE}; give the {remedy}") from error
     except (
         OSError, ValueError, KeyError, TypeError, OverflowError, ArchitectureError,
     ) as error:  # fmt: skip

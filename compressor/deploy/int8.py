@@ -18,12 +18,13 @@ from compressor.deploy.export import export_onnx
 from compressor.deploy.quantise import IMAGES, quantise, quantise_for_timing
 from compressor.device.measure import Array, Session, Settings, create_session, run_session
 from compressor.errors import CheckError, DataError
+from compressor.files import QUANTISED
 from compressor.network.counting import evaluating, forward
 from compressor.network.data import Batches, Inputs, split
 from compressor.score.evaluate import Score, checked_score
 from compressor.score.judge import Judge
 
-INT8 = "model.int8.onnx"
+INT8 = QUANTISED
 FLOOR = 0.8
 """Least share of the variance of the float file's outputs that the int8 file's must explain.
 

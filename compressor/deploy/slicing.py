@@ -8,7 +8,7 @@ a matter of cutting these tensors and of the few numbers in the graph that repea
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -20,6 +20,13 @@ from compressor.deploy.leaving_out import LeavingOut
 from compressor.deploy.targets import Targets
 from compressor.errors import ExportError
 from compressor.space import Architecture, SearchSpace
+
+
+class Graph(Protocol):
+    """What can be cut to any architecture; a `BaseGraph`, or several as one."""
+
+    def slice(self, space: SearchSpace, architecture: Architecture) -> bytes:
+        """The network of an architecture as a serialised ONNX model; see `BaseGraph.slice`."""
 
 
 class BaseGraph:

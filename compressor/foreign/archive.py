@@ -28,6 +28,7 @@ DTYPES = {
     6: torch.float16, 7: torch.float32, 8: torch.float64, 12: torch.bool, 13: torch.bfloat16,
 }  # fmt: skip
 _SCHEMA = 8  # major version of torch's schema; a reader of one does not understand another
+_REPEATED = 1 << 24  # elements that a tensor may have by repeating fewer numbers
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,8 @@ class _Reader:
         if not math.prod(sizes):
             return torch.empty(sizes, dtype=dtype)
         flat = torch.frombuffer(bytearray(self._bytes(folder + name)), dtype=dtype)
+        if math.prod(sizes) > max(len(flat), _REPEATED):
+            raise ValueError(f"{len(flat)} numbers are said to be {list(sizes)}")
         offset = _integers([meta["storage_offset"]])[0]
         return flat.as_strided(sizes, strides, offset).contiguous()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from compressor.foreign.steps import StepNetwork
 
 _HANDLERS: Mapping[str, Callable[[Reader, Node], None]] = {**LAYERS, **MOVES, **VALUES}
 _BATCH = 2  # stands for a free batch size: 1 would be taken for a size that is broadcast
+_MOST = 1 << 28  # elements of an input, a gigabyte
 _TOLERANCE = 1e-4  # of the output's scale; a wrong operator moves it by 1e-2 and more
 _REMEDY = "give the torch network that it was exported from, as a Python target or FILE.pt2"
 
@@ -88,6 +90,11 @@ def _random(one: Input) -> Tensor:
             "be run with"
         )
     shape = [size or _BATCH for size in one.shape]
+    if min(shape, default=1) < 1 or math.prod(shape) > _MOST:
+        raise TargetError(
+            f"sizes of an input must be above 0 and it may have at most {_MOST} elements, but "
+            f"{one.name!r} has {shape}; write the file with the sizes that it will be run with"
+        )
     generator = torch.Generator().manual_seed(0)
     if one.dtype.is_floating_point:
         return torch.randn(shape, generator=generator).to(one.dtype)

@@ -18,7 +18,7 @@ import numpy as np
 
 from compressor.budget import format_cost
 from compressor.cost import CostModel
-from compressor.deploy.slicing import BaseGraph
+from compressor.deploy.slicing import Graph
 from compressor.device.measure import Settings
 from compressor.device.timing import Latency, Schedule, pooled
 from compressor.errors import ExportError, InfeasibleError, MeasureError, RunError
@@ -51,7 +51,7 @@ SearchAll: TypeAlias = Callable[[Sequence[Goal]], tuple[SearchResult, ...]]
 
 
 def predicted_latency(
-    graph: BaseGraph,
+    graph: Graph,
     space: SearchSpace,
     whole: LatencyCost,
     settings: Settings,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
-from compressor.deploy.slicing import BaseGraph
+from compressor.deploy.slicing import Graph
 from compressor.device.job import Device
 from compressor.device.local import LocalDevice
 from compressor.device.measure import Settings, measure
@@ -38,7 +38,7 @@ class LatencyCost:
 
     def __init__(  # noqa: PLR0913  (all but three have defaults, and are given by name)
         self,
-        graph: BaseGraph,
+        graph: Graph,
         space: SearchSpace,
         settings: Settings,
         *,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.deploy.slicing import BaseGraph
+from compressor.deploy.slicing import Graph
 from compressor.errors import ExportError, MeasureError
 from compressor.latency.cache import Measured
 from compressor.latency.fit import Correction, Floats, corrected
@@ -160,7 +160,7 @@ class LatencyTable:
 
 
 def build_table(
-    graph: BaseGraph,
+    graph: Graph,
     space: SearchSpace,
     clockwork: Clockwork,
     fuser: Fuser,

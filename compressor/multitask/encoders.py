@@ -11,6 +11,7 @@ from torch import Tensor
 
 from compressor.cost import SizeTable, madds_table, params_table
 from compressor.coupling import Role
+from compressor.deploy.agreement import batched
 from compressor.errors import AdapterError
 from compressor.multitask.task import Task
 from compressor.network.counting import Count, single
@@ -45,8 +46,11 @@ def require_same_encoders(tasks: Sequence[Task]) -> None:
 
 
 def _parts(task: Task) -> Iterator[str]:
-    for place, tensor in enumerate(task.example):
-        yield f"input {place} of {tensor.dtype} {list(tensor.shape[1:])}"
+    for place, (tensor, carries) in enumerate(
+        zip(task.example, batched(task.example), strict=True)
+    ):
+        sizes = list(tensor.shape[1:]) if carries else f"{list(tensor.shape)} without a batch"
+        yield f"input {place} of {tensor.dtype} {sizes}"
     for name, module in task.model.named_modules():
         if name and not task.in_head(name):
             yield f"the module {name!r}: {type(module).__name__}({module.extra_repr()})"

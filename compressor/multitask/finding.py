@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
 
-from compressor.cost import SizeTable
 from compressor.errors import CheckError
-from compressor.limits import ResolvedBudget, resolve_budgets
-from compressor.multitask.preparing import Member, costs_of, libraries_of
+from compressor.latency.confirming import Goal
+from compressor.limits import ResolvedBudget
+from compressor.multitask.costs import shared_costs
+from compressor.multitask.preparing import Member, libraries_of
 from compressor.multitask.rounds import ONE_ROUND, Learnt, Pupil, Rounds, learn_in_rounds
 from compressor.multitask.scoring import JointScorer, Measured
 from compressor.multitask.task import telling
 from compressor.progress import Progress
 from compressor.refit.library import LayerLibrary
-from compressor.run.finding import Scoring, run_search
 from compressor.run.request import Stopwatch
+from compressor.run.searching import Scoring, goals_of, search_confirmed
 from compressor.run.summary import Found
 from compressor.score.scorer import Recipes, Scorer
 from compressor.search.journal import Journal
@@ -29,20 +30,35 @@ from compressor.space import Architecture
 
 @dataclass(frozen=True)
 class Shared:
-    """What the search decided for all tasks.
+    """What was decided for all tasks within one goal.
 
     Attributes:
         search: what was scored; scores are minus the sums of normalised losses.
+        architecture: the one that was taken.
         budgets: what was promised, of one encoder or of all networks.
         found: for each task its network, with scores and costs of its own.
         losses: of each task's network, as it is delivered.
+        rounds: how the networks learnt after the search.
         learnt: what fine-tuning took; None without it.
     """
 
     search: SearchResult
+    architecture: Architecture
     budgets: tuple[ResolvedBudget, ...]
     found: tuple[Found, ...]
     losses: tuple[float, ...]
+    rounds: Rounds
+    learnt: Learnt | None
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """The tasks' networks of an architecture, refitted and fine-tuned."""
+
+    candidate: Candidate
+    models: tuple[nn.Module, ...]
+    ends: tuple[Measured, ...]
+    rounds: Rounds
     learnt: Learnt | None
 
 
@@ -53,8 +69,11 @@ def find_shared(
     watch: Stopwatch,
     progress: Progress,
     rounds: Rounds = ONE_ROUND,
-) -> Shared:
+) -> tuple[Shared, ...]:
     """Searches one architecture for all tasks, then refits and fine-tunes each task's network.
+
+    Returns:
+        What was found for each of the request's goals, the loosest first.
 
     Raises:
         BudgetError: the originals already meet the budget.
@@ -68,9 +87,10 @@ def find_shared(
         replace(m, reading=replace(m.reading, space=library.space))
         for m, library in zip(members, libraries, strict=True)
     ]
-    costs: Mapping[str, SizeTable] = costs_of(members, per)
-    goal = resolve_budgets(first.budgets, costs, members[0].reading.space.original)
+    reading = members[0].reading
     scorers = [_scorer(m, library) for m, library in zip(members, libraries, strict=True)]
+    costs, whole = shared_costs(members, scorers, per, journal, watch, progress)
+    goals = goals_of(first, costs, whole, reading.space.original, watch, progress)
 
     def remember(architecture: Architecture, found: Sequence[Measured]) -> None:
         for member, measured in zip(members, found, strict=True):
@@ -85,21 +105,20 @@ def find_shared(
         guide = joint.guide(progress)
     with watch.stage("search"):
         scoring = Scoring(joint, guide)
-        search = run_search(first, members[0].reading, [goal], scoring, journal, progress)[0]
-    took = {a: sum(o.seconds for o in made) for a, made in journal.outcomes().items()}
-    networks = []
-    for scorer in scorers:
-        with watch.stage("refit"):
-            networks.append(scorer.finish(search.best.architecture, progress)[0])
-    networks, learnt = _tuned(members, scorers, networks, rounds, watch, progress)
-    found, losses = [], []
-    for member, library, model in zip(members, libraries, networks, strict=True):
-        end, own = member.gauge.measure(model), _own(search, member, journal)
-        found.append(Found(
-            member.reading, library, own, search.best, model, end.score, member.base.score, (), took
-        ))  # fmt: skip
-        losses.append(end.loss)
-    return Shared(search, goal, tuple(found), tuple(losses), learnt)
+        taken = search_confirmed(first, reading, goals, scoring, journal, progress)
+    done: list[_Finished] = []
+    for one in reversed(taken):
+        if done and one.candidate.architecture == done[-1].candidate.architecture:
+            done.append(done[-1])
+            continue
+        new = _finished(members, scorers, one.candidate, rounds, watch, progress)
+        # Finished networks may rank otherwise: a looser budget never gets less than a tighter one.
+        worse = done and joint.total(done[-1].ends) <= joint.total(new.ends)
+        done.append(done[-1] if worse else new)
+    return tuple(
+        _shared(members, libraries, finished, one.search, goal, per, journal)
+        for finished, one, goal in zip(reversed(done), taken, goals, strict=True)
+    )
 
 
 def _scorer(member: Member, library: LayerLibrary) -> Scorer:
@@ -109,6 +128,24 @@ def _scorer(member: Member, library: LayerLibrary) -> Scorer:
         Recipes(options.refit, options.score_epochs, options.seed, options.keep),
         training=request.training, eligible=lambda _: False,
     )  # fmt: skip
+
+
+def _finished(
+    members: Sequence[Member],
+    scorers: Sequence[Scorer],
+    candidate: Candidate,
+    rounds: Rounds,
+    watch: Stopwatch,
+    progress: Progress,
+) -> _Finished:
+    """The tasks' networks refitted and fine-tuned, with their losses and scores."""
+    networks = []
+    for scorer in scorers:
+        with watch.stage("refit"):
+            networks.append(scorer.finish(candidate.architecture, progress)[0])
+    networks, learnt = _tuned(members, scorers, networks, rounds, watch, progress)
+    ends = [m.gauge.measure(model) for m, model in zip(members, networks, strict=True)]
+    return _Finished(candidate, tuple(networks), tuple(ends), rounds, learnt)
 
 
 def _tuned(
@@ -133,24 +170,60 @@ def _tuned(
     return [p.learner.kept() for p in pupils], learnt
 
 
-def _own(search: SearchResult, member: Member, journal: Journal) -> SearchResult:
-    """The search as one task sees it: the same networks, with its own scores and costs."""
-    reading = member.reading
-
-    def own(candidate: Candidate) -> Candidate:
-        score = journal.cost(_key("score", member), candidate.architecture)
-        if score is None:
-            raise CheckError(
-                "the journal must hold every task's score of every architecture, but lacks that "
-                f"of {member.task.name!r} for {candidate.architecture}; start again with another "
-                "--out"
+def _shared(
+    members: Sequence[Member],
+    libraries: Sequence[LayerLibrary],
+    finished: _Finished,
+    search: SearchResult,
+    goal: Goal,
+    per: str,
+    journal: Journal,
+) -> Shared:
+    # A latency per encoder is promised of every task's file; other budgets are of the encoder.
+    promised = tuple(b for b in goal if b.budget.unit == "latency") if per == "encoder" else ()
+    took = {a: sum(o.seconds for o in made) for a, made in journal.outcomes().items()}
+    found = []
+    for member, library, model, end in zip(
+        members, libraries, finished.models, finished.ends, strict=True
+    ):
+        own = _own(search, member, journal, timed=bool(promised))
+        candidate = _as_own(finished.candidate, member, journal, timed=bool(promised))
+        found.append(
+            Found(
+                member.reading, library, own, candidate, model, end.score, member.base.score,
+                promised, took,
             )
-        architecture = candidate.architecture
-        costs = {"madds": reading.madds(architecture), "params": reading.params(architecture)}
-        return Candidate(architecture, costs, score)
+        )  # fmt: skip
+    losses = tuple(end.loss for end in finished.ends)
+    return Shared(
+        search, finished.candidate.architecture, goal, tuple(found), losses,
+        finished.rounds, finished.learnt,
+    )  # fmt: skip
 
-    scored = tuple(own(c) for c in search.scored)
-    return replace(search, best=own(search.best), scored=scored, frontier=pareto(scored, "madds"))
+
+def _own(search: SearchResult, member: Member, journal: Journal, *, timed: bool) -> SearchResult:
+    """The search as one task sees it: the same networks, with its own scores and costs."""
+    scored = tuple(_as_own(c, member, journal, timed=timed) for c in search.scored)
+    best = _as_own(search.best, member, journal, timed=timed)
+    return replace(search, best=best, scored=scored, frontier=pareto(scored, "madds"))
+
+
+def _as_own(candidate: Candidate, member: Member, journal: Journal, *, timed: bool) -> Candidate:
+    """A candidate with a task's own score and costs; a latency, where told, is the search's."""
+    reading, architecture = member.reading, candidate.architecture
+    score = journal.cost(_key("score", member), architecture)
+    if score is None:
+        raise CheckError(
+            "the journal must hold every task's score of every architecture, but lacks that of "
+            f"{member.task.name!r} for {architecture}; start again with another --out"
+        )
+    costs: dict[str, float] = {
+        "madds": reading.madds(architecture),
+        "params": reading.params(architecture),
+    }
+    if timed:
+        costs["latency"] = candidate.costs["latency"]
+    return Candidate(architecture, costs, score)
 
 
 def _key(what: str, member: Member) -> str:

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from compressor.cost import SizeTable
 from compressor.errors import DataError
-from compressor.multitask.encoders import encoder_tables, read_shared, require_same_encoders
-from compressor.multitask.joint import jointly_ranked, together
+from compressor.multitask.encoders import read_shared, require_same_encoders
+from compressor.multitask.joint import jointly_ranked
 from compressor.multitask.rounds import ONE_ROUND, Rounds
 from compressor.multitask.scoring import Gauge, Measured, require_positive
 from compressor.multitask.task import Task, telling
@@ -47,7 +46,11 @@ class Member:
 
 
 def prepare(
-    tasks: Sequence[Task], budget: str | Sequence[str], options: Options, progress: Progress
+    tasks: Sequence[Task],
+    budget: str | Sequence[str],
+    options: Options,
+    progress: Progress,
+    frontier: str | Sequence[str] | None = None,
 ) -> tuple[Member, ...]:
     """Checks the tasks and reads their networks.
 
@@ -60,7 +63,7 @@ def prepare(
     for done, task in enumerate(tasks):
         progress(Event("check", done, len(tasks), task.name))
         with telling(task):
-            requests.append(_request(task, budget, options))
+            requests.append(_request(task, (budget, frontier), options))
     progress(Event("check", len(tasks), len(tasks)))
     readings = read_shared(tasks, options.adapter, progress)
     require_layers(readings[0])
@@ -76,10 +79,10 @@ def prepare(
     return tuple(members)
 
 
-def _request(task: Task, budget: str | Sequence[str], options: Options) -> Request:
+def _request(task: Task, goals: tuple[Any, Any], options: Options) -> Request:
     own = replace(options, origin={**options.origin, "task": task.name})
     request = make_request(
-        task.model, task.example, (budget, None), task.calibration, task.validation,
+        task.model, task.example, goals, task.calibration, task.validation,
         task.training, task.score, own,
     )  # fmt: skip
     if callable(task.score) and task.validation is not None:
@@ -114,16 +117,6 @@ def libraries_of(members: Sequence[Member], progress: Progress) -> tuple[LayerLi
         for m in members
     ]  # fmt: skip
     return jointly_ranked(libraries, [m.task.importance for m in members])
-
-
-def costs_of(members: Sequence[Member], per: str) -> dict[str, SizeTable]:
-    """What a budget limits: one encoder, or all networks together with their heads."""
-    if per == "encoder":
-        return encoder_tables(members[0].reading, members[0].task)
-    return {
-        "madds": together([m.reading.madds for m in members]),
-        "params": together([m.reading.params for m in members]),
-    }
 
 
 def shared_fingerprint(

@@ -16,8 +16,8 @@ from compressor.progress import Event, Progress, silent
 from compressor.space import Choice, Frozen, SearchLayer, SearchSpace
 
 # Checks of layers that lie so many apart, where there are more: as many as these multiply-adds
-# allow, which a core does in some ten seconds.
-_FEWEST, _MOST, _MADDS = 2, 24, 3e11
+# allow, which a core does in some seconds.
+_FEWEST, _MOST, _MADDS = 2, 8, 1e11
 
 
 def verify_space(

@@ -13,10 +13,11 @@ from compressor.budget import format_cost
 from compressor.device.profile import Key, grouped
 from compressor.report import words
 from compressor.report.comparison import comparison, count_text, milliseconds_text, score_text
+from compressor.report.multitask import MultitaskSummary, joint_rows, learning_text, task_table
 from compressor.report.overview import Overview
 from compressor.report.overview_table import overview_table
 from compressor.report.plots import architecture_choices
-from compressor.report.result import RunSummary
+from compressor.report.result import BudgetRow, RunSummary
 from compressor.report.run_charts import best_so_far
 from compressor.space import Frozen
 
@@ -33,7 +34,7 @@ def render_markdown(summary: RunSummary) -> str:
         f"# {plain(words.target_name(summary.settings))}",
         plain(words.sentence(summary)),
         *_figures(summary),
-        *_promises(summary),
+        *_promises(summary.budgets),
         *_found(summary),
         *_times(summary),
         *_layers(summary),
@@ -58,6 +59,27 @@ def render_overview_markdown(overview: Overview) -> str:
         "Each has a folder and a report of its own.",
         table(titles, rows),
         *repeat_parts(words.repeated(overview.command, overview.settings)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def render_multitask_markdown(summary: MultitaskSummary) -> str:
+    """What came of several tasks, as Markdown."""
+    titles, *rows = task_table(summary)
+    parts = [
+        f"# {plain(words.target_name(summary.settings))}",
+        f"One encoder architecture for {len(summary.tasks)} tasks, found in {summary.evaluations} "
+        "evaluations. Each task has a folder and a report of its own.",
+        table(titles, rows),
+        *([learning_text(summary.learning)] if summary.learning else []),
+        *_promises(summary.budgets),
+        *_joint(summary),
+        "## The shared architecture",
+        table(
+            ["Layer", "Original", "Chosen"],
+            [(row.name, row.original, row.chosen) for row in summary.widths],
+        ),
+        *repeat_parts(words.repeated(summary.command, summary.settings)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -93,10 +115,17 @@ def _figures(summary: RunSummary) -> Iterator[str]:
     yield table(titles, [row[: len(titles)] for row in cells], numbers=True)
 
 
-def _promises(summary: RunSummary) -> Iterator[str]:
-    if summary.budgets:
+def _joint(summary: MultitaskSummary) -> Iterator[str]:
+    if summary.joint is not None:
+        yield f"## All networks in {plain(summary.joint.file)}"
+        rows = [(row.what, row.base, row.best, row.ratio) for row in joint_rows(summary)]
+        yield table(["", "Original", "Compressed", "Ratio"], rows, numbers=True)
+
+
+def _promises(budgets: tuple[BudgetRow, ...]) -> Iterator[str]:
+    if budgets:
         yield "## Promised and measured"
-        rows = words.promises(summary.budgets)
+        rows = words.promises(budgets)
         yield table(
             ["Budget", "Promised", "Measured", ""],
             [(r.budget, r.promised, r.measured, "met" if r.met else "missed") for r in rows],

@@ -5,15 +5,22 @@ The file is documented in `docs/multitask.md`; `SCHEMA` grows whenever a key cha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from compressor.errors import RunError
 from compressor.files import write_json
 from compressor.plain import decode, encode
-from compressor.report.comparison import count_text, milliseconds_text, score_text
+from compressor.report.comparison import (
+    Compared,
+    comparison,
+    count_text,
+    milliseconds_text,
+    score_text,
+)
+from compressor.report.overview import Overview, OverviewRow
 from compressor.report.reading import read_plain
 from compressor.report.result import BudgetRow, Figures, LayerRow, Setting
 from compressor.space import Architecture
@@ -48,6 +55,25 @@ class TaskRow:
     def ratio(self) -> float:
         """The loss as a multiple of the original's."""
         return self.loss / self.base_loss
+
+
+@dataclass(frozen=True)
+class JointFile:
+    """All tasks' networks in one ONNX file, which reads the inputs once.
+
+    Attributes:
+        file: its name in the run directory.
+        inputs: names of its inputs in order.
+        outputs: for each task the names of its outputs in order.
+        base: the original networks in such a file; scores are the tasks' own.
+        best: the networks as exported.
+    """
+
+    file: str
+    inputs: tuple[str, ...]
+    outputs: Mapping[str, tuple[str, ...]]
+    base: Figures
+    best: Figures
 
 
 @dataclass(frozen=True)
@@ -90,6 +116,7 @@ class MultitaskSummary:
         stages: seconds of its parts.
         settings: what the run was asked for.
         command: a shell line that repeats the run; empty where a program started it.
+        joint: the file with all networks; None where that was not asked for.
         learning: how the networks were fine-tuned; None where they were not.
         schema: version of this form.
     """
@@ -106,6 +133,7 @@ class MultitaskSummary:
     stages: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Setting] = field(default_factory=dict)
     command: str = ""
+    joint: JointFile | None = None
     learning: LearningRow | None = None
     schema: int = SCHEMA
 
@@ -135,9 +163,11 @@ class MultitaskSummary:
         """
         path = run / FILE_NAME
         try:
-            return cls.from_json(read_plain(path))
+            summary = cls.from_json(read_plain(path))
+            _require_folders(run, summary)
         except (OSError, ValueError) as error:
             raise RunError(f"{str(path)!r} cannot be read: {error}") from error
+        return summary
 
     @classmethod
     def from_json(cls, data: object) -> MultitaskSummary:
@@ -148,7 +178,17 @@ class MultitaskSummary:
         summary = decode(cls, data)
         if not summary.tasks:
             raise ValueError("a run for several tasks has tasks, but got none")
+        for row in summary.tasks:
+            if row.name in ("", ".", "..") or Path(row.name).name != row.name:
+                raise ValueError(f"a task's folder lies in the run's, but got {row.name!r}")
         return summary
+
+
+def _require_folders(run: Path, summary: MultitaskSummary) -> None:
+    """What is written for a task must not follow a link out of the run."""
+    for row in summary.tasks:
+        if (run / row.name).is_symlink():
+            raise ValueError(f"a task's folder lies in the run, but {row.name!r} is a link")
 
 
 def learning_text(row: LearningRow) -> str:
@@ -194,3 +234,54 @@ def task_table(summary: MultitaskSummary) -> Iterator[tuple[str, ...]]:
                 for x in (best, base)
             ),
         )
+
+
+def joint_rows(summary: MultitaskSummary) -> tuple[Compared, ...]:
+    """The joint file with the originals beside that with the compressed networks, if there is one.
+
+    Without the last row of a comparison: such a file has no score of its own.
+    """
+    joint = summary.joint
+    return () if joint is None else tuple(comparison(joint.base, joint.best))[:-1]
+
+
+def overview_of(delivered: Sequence[tuple[str, MultitaskSummary]]) -> Overview:
+    """The table of a frontier, of folders with their summaries, the loosest budget first.
+
+    Costs are of all networks together, each with its head; the score is minus the sum of the
+    tasks' normalised losses, weighted by their importances.
+    """
+    last = delivered[-1][1]
+    settings = {key: value for key, value in last.settings.items() if key != "budget"}
+    return Overview(
+        base=_all_together(last, [t.base for t in last.tasks], original=True),
+        rows=tuple(
+            OverviewRow(s.budgets[0].requested, folder, _all_together(s, [t.best for t in s.tasks]))
+            for folder, s in delivered
+        ),
+        evaluations=last.evaluations,
+        failed=last.failed,
+        seconds=last.seconds,
+        settings={**settings, "score": "minus the sum of normalised losses"},
+        command=last.command,
+    )
+
+
+def _all_together(
+    summary: MultitaskSummary, parts: Sequence[Figures], *, original: bool = False
+) -> Figures:
+    """Of the joint file, where there is one, or else the sums of what the tasks' files have."""
+    joint = summary.joint
+    whole = (joint.base if original else joint.best) if joint else None
+    score = -sum(t.importance for t in summary.tasks) if original else -summary.total
+    if whole is not None:
+        return replace(whole, score=score)
+    latencies = [p.latency_ms for p in parts if p.latency_ms is not None]
+    sizes = [p.file_bytes for p in parts if p.file_bytes is not None]
+    return Figures(
+        madds=sum(p.madds for p in parts),
+        params=sum(p.params for p in parts),
+        score=score,
+        latency_ms=sum(latencies) if len(latencies) == len(parts) else None,
+        file_bytes=sum(sizes) if len(sizes) == len(parts) else None,
+    )

@@ -16,7 +16,7 @@ from compressor.report import words
 from compressor.report.charts import SERIES, share_bar
 from compressor.report.comparison import comparison
 from compressor.report.interactive import MISSING, Library, find_library, make_script
-from compressor.report.multitask import MultitaskSummary, learning_text, task_table
+from compressor.report.multitask import MultitaskSummary, joint_rows, learning_text, task_table
 from compressor.report.overview import Overview
 from compressor.report.overview_table import overview_table
 from compressor.report.plots import Figure, figures_of, overview_figures
@@ -126,6 +126,7 @@ def render_multitask(summary: MultitaskSummary) -> str:
         titles=titles,
         rows=list(zip(links, rows, strict=True)),
         promises=words.promises(summary.budgets),
+        joint=joint_rows(summary),
         learning=learning_text(summary.learning) if summary.learning else "",
         command=words.repeated(summary.command, summary.settings),
     )

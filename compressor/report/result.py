@@ -13,13 +13,14 @@ from typing import Any, TypeAlias
 from compressor.budget import UNITS, format_cost
 from compressor.device.profile import Profile
 from compressor.errors import RunError
-from compressor.files import write_json
+from compressor.files import networks_within, write_json
 from compressor.plain import decode, encode
 from compressor.report.reading import read_plain
 from compressor.space import Architecture, Choice, Frozen, SearchSpace
 
 SCHEMA = 1
 FILE_NAME = "result.json"
+_SHOWN = 6  # folders in a message
 Setting: TypeAlias = str | int | float | bool | tuple[str, ...] | None
 
 
@@ -241,12 +242,21 @@ class RunSummary:
         except FileNotFoundError as error:
             raise RunError(
                 f"a finished run holds {FILE_NAME}, but there is none in {str(run)!r}; "
-                "`compressor compress` writes it"
+                f"{_remedy(run)}"
             ) from error
         except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{str(path)!r} cannot be read: {error}") from error
         except RunError as error:
             raise RunError(f"{str(path)!r} is not a result of this program: {error}") from error
+
+
+def _remedy(run: Path) -> str:
+    inner = networks_within(run)
+    if not inner:
+        return "`compressor compress` writes it"
+    return (
+        f"it is a run for several networks: name the folder of one, {' or '.join(inner[:_SHOWN])}"
+    )
 
 
 def layer_rows(

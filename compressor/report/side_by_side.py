@@ -17,6 +17,8 @@ from compressor.report.comparison import (
     milliseconds_text,
     score_text,
 )
+from compressor.report.multitask import FILE_NAME as MULTITASK
+from compressor.report.multitask import MultitaskSummary
 from compressor.report.overview import FILE_NAME as OVERVIEW
 from compressor.report.overview import Overview
 from compressor.report.result import Figures, RunSummary
@@ -27,7 +29,7 @@ _WHERE = ("latency measured on", "latency device", "runtime threads", "provider"
 
 @dataclass(frozen=True)
 class Run:
-    """A run, or one network of a frontier, under the name that was given."""
+    """A run, or one network of a run for several, under the name that was given."""
 
     name: str
     summary: RunSummary
@@ -42,7 +44,7 @@ class Group:
 
 
 def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
-    """Reads runs; each network of a frontier is one.
+    """Reads runs; each network of a frontier or of several tasks is one.
 
     Raises:
         UsageError: fewer than two networks, or one twice.
@@ -59,12 +61,14 @@ def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
 
 
 def _networks(folder: Path) -> Iterator[Run]:
-    if not (folder / OVERVIEW).is_file():
+    if (folder / OVERVIEW).is_file():
+        for row in Overview.read(folder).rows:
+            yield from _networks(folder / row.folder)
+    elif (folder / MULTITASK).is_file():
+        for task in MultitaskSummary.read(folder).tasks:
+            yield Run(str(folder / task.name), RunSummary.read(folder / task.name))
+    else:
         yield Run(str(folder), RunSummary.read(folder))
-        return
-    for row in Overview.read(folder).rows:
-        inner = folder / row.folder
-        yield Run(str(inner), RunSummary.read(inner))
 
 
 def groups(runs: Sequence[Run]) -> tuple[Group, ...]:

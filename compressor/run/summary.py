@@ -183,22 +183,24 @@ def budget_rows(found: Found, latency: Latency) -> tuple[BudgetRow, ...]:
     """What was promised, and what the network that is delivered came to."""
     reading, architecture = found.reading, found.candidate.architecture
     exact = {"madds": reading.madds(architecture), "params": reading.params(architecture)}
-    return tuple(_budget_row(budget, exact, latency) for budget in found.budgets)
+    return tuple(budget_row(budget, exact, latency) for budget in found.budgets)
 
 
-def _budget_row(
-    resolved: ResolvedBudget, exact: Mapping[str, float], latency: Latency
+def budget_row(
+    resolved: ResolvedBudget, exact: Mapping[str, float], latency: Latency | None = None
 ) -> BudgetRow:
-    unit, limit, low, upper = resolved.budget.unit, resolved.high, resolved.low, None
-    reached = exact.get(unit, latency.median_ms)
-    if unit == "latency":
-        upper = latency.high_ms
-    if unit == "latency" and resolved.budget.relative:
+    """One promise and what came of it: an exact cost by its unit, or else what was measured."""
+    unit, limit, low = resolved.budget.unit, resolved.high, resolved.low
+    if latency is None or unit in exact:
+        return BudgetRow(unit, str(resolved.budget), float(limit), float(exact[unit]), low)
+    if resolved.budget.relative:
         # A share of the original is promised against the original of the same measurement.
         original = latency.median_ms / latency.ratio
         limit, low = resolved.budget.limit(original), resolved.budget.least(original)
         upper = latency.ratio_high * original
-    return BudgetRow(unit, str(resolved.budget), float(limit), float(reached), low, upper)
+    else:
+        upper = latency.high_ms
+    return BudgetRow(unit, str(resolved.budget), float(limit), latency.median_ms, low, upper)
 
 
 def _settings(request: Request) -> dict[str, str | int | float | bool | None]:
@@ -219,6 +221,8 @@ def _settings(request: Request) -> dict[str, str | int | float | bool | None]:
         "ranking": options.ranked_by,
         "int8": options.int8,
         "drop_blocks": options.drop_blocks,
+        "batch": options.asked,
+        "workers": options.workers,
         "latency_folder": None if folder is None else str(folder),
         "original_sha256": tensors_hash(request.model.state_dict().items()),
         **options.origin,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import RunError
-from compressor.files import JOURNAL
+from compressor.files import JOURNAL, SEVERAL
 from compressor.search.journal_file import require_plain
 from compressor.search.outcome import Outcome, by_network
 from compressor.search.syncing import Syncing
@@ -78,8 +78,8 @@ class Journal:
         """
         if not Path(path).is_file():
             raise RunError(
-                f"a run that was started holds {JOURNAL}, but there is no {str(path)!r}; give the "
-                "directory of a run"
+                f"a run that was started holds {JOURNAL}, but there is no {str(path)!r}; give "
+                f"{_whole_run(Path(path)) or 'the directory of a run'}"
             )
         return cls._opened(Path(path), None)
 
@@ -281,6 +281,14 @@ class Journal:
             f"a run needs a whole journal, but {str(self._path)!r} is broken or foreign: "
             f"{finding}; give another run, or another --out"
         )
+
+
+def _whole_run(path: Path) -> str:
+    """The folder above that holds the journal of a run for several networks; empty for none."""
+    for folder in path.absolute().parents[1:3]:
+        if (folder / JOURNAL).is_file() and any((folder / name).is_file() for name in SEVERAL):
+            return f"the run that this network is of, {str(folder)!r}"
+    return ""
 
 
 def _key(architecture: Architecture) -> str:
