@@ -36,9 +36,9 @@ products of activations, that some search layer touches; "reading" is finding an
 search layers, part of the seconds, and beside it the time that a core worked at it. Of
 torchvision's detectors it is the backbone, whose feature maps stay as they are.
 
-{done} of the {every} networks were run, with torch {torch}, torchvision {torchvision} and timm
-{timm}, one thread each, all on one commit, beside other work on two cores, so that times are too
-long. Each had 300 s, the largest vision transformers 900.
+{done} of the {every} networks are shown, with torch {torch}, torchvision {torchvision} and timm
+{timm}, one thread each, beside other work on two cores, so that times are too long. Each had 300 s.
+All rows with a reading time are of one commit.
 
 {peer}{table}
 
