@@ -38,7 +38,7 @@ torchvision's detectors it is the backbone, whose feature maps stay as they are.
 
 {done} of the {every} networks are shown, with torch {torch}, torchvision {torchvision} and timm
 {timm}, one thread each, beside other work on two cores, so that times are too long. Each had 300 s.
-All rows with a reading time are of one commit.
+All rows with a reading time are of one commit; the other three were stopped on an earlier one.
 
 {peer}{table}
 
