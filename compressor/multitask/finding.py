@@ -19,7 +19,7 @@ from compressor.multitask.task import telling
 from compressor.progress import Progress
 from compressor.refit.library import LayerLibrary
 from compressor.run.request import Stopwatch
-from compressor.run.searching import Scoring, goals_of, search_confirmed
+from compressor.run.searching import Scoring, finished_in_turn, goals_of, search_confirmed
 from compressor.run.summary import Found
 from compressor.score.scorer import Recipes, Scorer
 from compressor.search.journal import Journal
@@ -106,18 +106,16 @@ def find_shared(
     with watch.stage("search"):
         scoring = Scoring(joint, guide)
         taken = search_confirmed(first, reading, goals, scoring, journal, progress)
-    done: list[_Finished] = []
-    for one in reversed(taken):
-        if done and one.candidate.architecture == done[-1].candidate.architecture:
-            done.append(done[-1])
-            continue
-        new = _finished(members, scorers, one.candidate, rounds, watch, progress)
-        # Finished networks may rank otherwise: a looser budget never gets less than a tighter one.
-        worse = done and joint.total(done[-1].ends) <= joint.total(new.ends)
-        done.append(done[-1] if worse else new)
+
+    def finish(candidate: Candidate) -> _Finished:
+        return _finished(members, scorers, candidate, rounds, watch, progress)
+
+    done = finished_in_turn(
+        taken, finish, lambda one, other: joint.total(one.ends) <= joint.total(other.ends)
+    )
     return tuple(
         _shared(members, libraries, finished, one.search, goal, per, journal)
-        for finished, one, goal in zip(reversed(done), taken, goals, strict=True)
+        for (_, finished), one, goal in zip(done, taken, goals, strict=True)
     )
 
 

@@ -14,12 +14,13 @@ from compressor.refit.library import LayerLibrary, make_library
 from compressor.run.latency_costs import exported, latency_costs
 from compressor.run.reading import Reading
 from compressor.run.request import Options, Request, Stopwatch
-from compressor.run.searching import Scoring, goals_of, search_confirmed
+from compressor.run.searching import Scoring, finished_in_turn, goals_of, search_confirmed
 from compressor.run.staff import staffed
 from compressor.run.summary import Found
 from compressor.score.finetune import kept_score
 from compressor.score.scorer import Recipes, Scorer
 from compressor.search.journal import Journal
+from compressor.search.outcome import Candidate
 from compressor.space import Architecture
 
 
@@ -73,19 +74,15 @@ def find(
         scoring = Scoring(scorer, guide, crew, eligible)
         taken = search_confirmed(request, reading, goals, scoring, journal, progress)
     took = {a: sum(o.seconds for o in made) for a, made in journal.outcomes().items()}
-    found: list[Found] = []
-    for (result, candidate), goal in reversed(
-        [((t.search, t.candidate), g) for t, g in zip(taken, goals, strict=True)]
-    ):
-        if found and candidate.architecture == found[-1].candidate.architecture:
-            found.append(replace(found[-1], search=result, budgets=goal))
-            continue
-        model, score = _finished(options, scorer, candidate.architecture, watch, progress)
-        new = Found(reading, library, result, candidate, model, score, base_score, goal, took)
-        # Finished networks may rank otherwise: a looser budget never gets less than a tighter one.
-        worse = found and found[-1].score >= score
-        found.append(replace(found[-1], search=result, budgets=goal) if worse else new)
-    return tuple(reversed(found))
+
+    def finish(candidate: Candidate) -> tuple[nn.Module, float]:
+        return _finished(options, scorer, candidate.architecture, watch, progress)
+
+    done = finished_in_turn(taken, finish, lambda one, other: one[1] >= other[1])
+    return tuple(
+        Found(reading, library, one.search, candidate, model, score, base_score, goal, took)
+        for one, goal, (candidate, (model, score)) in zip(taken, goals, done, strict=True)
+    )
 
 
 def _finished(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from compressor.cost import CostModel
 from compressor.device.timing import Schedule
@@ -22,9 +22,11 @@ from compressor.search.journal import Journal
 from compressor.search.layer_nas import SearchSettings, layer_nas
 from compressor.search.ledger import Known
 from compressor.search.notes import note_given_up, note_start, state_problem
-from compressor.search.outcome import Outcome, SearchResult
+from compressor.search.outcome import Candidate, Outcome, SearchResult
 from compressor.search.recall import recalled
 from compressor.space import Architecture
+
+T = TypeVar("T")
 
 CANDIDATE = Schedule(warmup=20, repeats=5, rounds=8, seconds=1.0)
 """How a network is timed during a search."""
@@ -155,6 +157,31 @@ def goals_of(
     with watch.stage("latency table"):
         goals = list(adjusted(goals, progress))
     return sorted(goals, key=lambda goal: -goal[0].high)
+
+
+def finished_in_turn(
+    taken: Sequence[Confirmed],
+    finish: Callable[[Candidate], T],
+    at_least: Callable[[T, T], bool],
+) -> list[tuple[Candidate, T]]:
+    """What is finished for each goal: its candidate, and what `finish` makes of it.
+
+    Finished networks may rank otherwise than candidates: a looser budget never gets less than a
+    tighter one, and an architecture that both take is finished once.
+
+    Args:
+        taken: for each goal, the loosest first.
+        finish: refits and fine-tunes a network.
+        at_least: whether the first is at least as good as the second.
+    """
+    done: list[tuple[Candidate, T]] = []
+    for one in reversed(taken):
+        if done and one.candidate.architecture == done[-1][0].architecture:
+            done.append(done[-1])
+            continue
+        new = finish(one.candidate)
+        done.append(done[-1] if done and at_least(done[-1][1], new) else (one.candidate, new))
+    return done[::-1]
 
 
 def search_confirmed(
