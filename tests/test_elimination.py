@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -50,7 +51,10 @@ def error(found: Reader, units: Sequence[int]) -> float:
 def naive(readers: Sequence[Reader], units: int) -> tuple[int, ...]:
     left, dropped = list(range(units)), []
     while len(left) > 1:
-        costs = [sum(error(r, [u for u in left if u != gone]) for r in readers) for gone in left]
+        costs = []
+        for gone in left:
+            rest = [u for u in left if u != gone]
+            costs.append(sum(r.importance * error(r, rest) for r in readers))
         dropped.append(left.pop(costs.index(min(costs))))
     return (*left, *reversed(dropped))
 
@@ -58,12 +62,15 @@ def naive(readers: Sequence[Reader], units: int) -> tuple[int, ...]:
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 10_000), st.integers(2, 9), st.integers(1, 3), st.integers(1, 3),
-    st.integers(1, 2), st.integers(0, 3),
+    st.integers(0, 3), st.lists(st.sampled_from([0.25, 1.0, 3.0]), min_size=1, max_size=2),
 )  # fmt: skip
 def test_the_order_is_that_of_dropping_one_at_a_time(
-    seed: int, units: int, per_unit: int, groups: int, count: int, more: int
+    seed: int, units: int, per_unit: int, groups: int, more: int, importances: list[float]
 ) -> None:
-    readers = [reader(seed + i, units, per_unit, groups, more) for i in range(count)]
+    readers = [
+        replace(reader(seed + i, units, per_unit, groups, more), importance=importance)
+        for i, importance in enumerate(importances)
+    ]
     assert elimination_order(readers, units) == naive(readers, units)
 
 

@@ -24,14 +24,13 @@ from compressor.multitask import delivery
 from compressor.multitask.encoders import encoder_tables, read_shared, require_same_encoders
 from compressor.multitask.finding import Shared, find_shared
 from compressor.multitask.graphs import encoder_nodes
-from compressor.multitask.joint import jointly_ranked, together
+from compressor.multitask.joint import together
 from compressor.multitask.preparing import Member, prepare, shared_fingerprint
 from compressor.multitask.task import checked_tasks
 from compressor.network.counting import count
 from compressor.network.proof import tell_channels_apart
 from compressor.network.structure import materialise
 from compressor.progress import Event, Progress, silent
-from compressor.refit.library import LayerLibrary
 from compressor.report.multitask import MultitaskSummary
 from compressor.report.result import RunSummary
 from compressor.run import delivery as run_delivery
@@ -39,7 +38,6 @@ from compressor.run.pipeline import opened_journal
 from compressor.run.request import Options, Stopwatch
 from compressor.score.judge import Judge
 from compressor.search.journal import Journal
-from compressor.space import ChannelGroup, SearchLayer
 from tests import networks
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
@@ -424,26 +422,3 @@ def test_the_summary_comes_back_from_its_file(
     (tmp_path / "multitask.json").write_text(json.dumps({"schema": 99}))
     with pytest.raises(RunError, match="schema"):
         MultitaskSummary.read(tmp_path)
-
-
-def test_channels_are_ranked_by_the_mean_of_their_places_in_the_tasks_orders() -> None:
-    given = checked_tasks(two())
-    spaces = [reading.space for reading in read_shared(given)]
-    number = next(i for i, layer in enumerate(spaces[0].layers) if layer.group)
-    width = len(_group(spaces[0].layers[number]).order)
-    orders = [tuple(range(width)), tuple(reversed(range(width)))]
-    libraries = []
-    for space, order, each in zip(spaces, orders, given, strict=True):
-        layers = list(space.layers)
-        group = replace(_group(layers[number]), order=order)
-        layers[number] = replace(layers[number], group=group)
-        libraries.append(LayerLibrary(each.model, replace(space, layers=tuple(layers)), {}, ()))
-    for importances, wanted in (((1.0, 1.0), 0), ((3.0, 1.0), 0), ((1.0, 3.0), 1)):
-        ranked = jointly_ranked(libraries, importances)
-        found = {_group(library.space.layers[number]).order for library in ranked}
-        assert found == {orders[wanted]}
-
-
-def _group(layer: SearchLayer) -> ChannelGroup:
-    assert layer.group is not None
-    return layer.group

@@ -17,7 +17,7 @@ from compressor.network.data import tensors_hash
 from compressor.network.proof import tell_channels_apart
 from compressor.network.verify import verify_space
 from compressor.refit.gates import gate_slopes
-from compressor.refit.library import LayerLibrary, make_library
+from compressor.refit.library import LayerLibrary, Source, make_libraries, make_library
 from compressor.refit.ranking import RANKINGS
 from compressor.run.request import Options
 from compressor.space import SearchLayer, SearchSpace
@@ -230,3 +230,78 @@ def test_reconstruction_keeps_more_of_the_output_than_the_reverse_order() -> Non
             for lib in (library, other)
         ]  # fmt: skip
     assert gaps[0] < gaps[1]
+
+
+def differing(seed: int) -> tuple[nn.Module, SearchSpace]:
+    """A network of the same architecture with other weights."""
+    model, space = read(Net)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    return model, space
+
+
+def sources(*importances: float) -> list[Source]:
+    """Networks with other weights each, of these importances."""
+    return [
+        Source(*differing(seed), EXAMPLE, images(), importance)
+        for seed, importance in enumerate(importances)
+    ]
+
+
+@pytest.mark.parametrize("ranking", RANKINGS)
+def test_several_networks_get_one_order(ranking: str) -> None:
+    given = sources(1.0, 1.0, 1.0)
+    libraries = make_libraries(given, ranking=ranking)
+    for name in ("first", "a", "last"):
+        assert len({order(library, name) for library in libraries}) == 1
+    for library, source in zip(libraries, given, strict=True):
+        assert library.model is source.model
+    assert make_libraries([given[0]] * 2, ranking=ranking)[1].space == orders_alone(0, ranking)
+
+
+@pytest.mark.parametrize("ranking", RANKINGS)
+def test_a_network_of_far_greater_importance_decides(ranking: str) -> None:
+    assert orders_alone(0, ranking) != orders_alone(1, ranking)
+    for deciding, importances in ((0, (1e9, 1.0)), (1, (1.0, 1e9))):
+        library, _ = make_libraries(sources(*importances), ranking=ranking)
+        assert library.space == orders_alone(deciding, ranking)
+
+
+def orders_alone(seed: int, ranking: str) -> SearchSpace:
+    """The space of one of these networks in the order that it would have alone."""
+    (library,) = make_libraries([sources(*[1.0] * (seed + 1))[seed]], ranking=ranking)
+    return library.space
+
+
+class Copies(nn.Module):
+    """Four channels in two pairs of equal ones, read by weights of one size."""
+
+    def __init__(self, pairs: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 4), nn.Linear(4, 5)
+        with torch.no_grad():
+            own = torch.randn(2, 6)
+            self.first.weight.copy_(own[list(pairs)])
+            self.first.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.first(x))
+
+
+def test_what_one_network_cannot_do_without_is_kept_for_both() -> None:
+    """One of each network's pairs can go, and two units do for both: no pair of either network."""
+    pairs = [(0, 0, 1, 1), (0, 1, 0, 1)]
+    for seed in range(10):
+        torch.manual_seed(seed)
+        models = [Copies(each).eval().requires_grad_(False) for each in pairs]
+        x = [torch.randn(64, 6)]
+        example = (torch.zeros(1, 6),)
+        read = [
+            Source(m, verify_space(m, example, GenericAdapter().read(m, example)), example, x)
+            for m in models
+        ]
+        library, _ = make_libraries(read)
+        kept = set(order(library, "first")[:2])
+        assert kept in ({0, 3}, {1, 2})

@@ -8,13 +8,12 @@ from typing import Any
 
 from compressor.errors import DataError
 from compressor.multitask.encoders import read_shared, require_same_encoders
-from compressor.multitask.joint import jointly_ranked
 from compressor.multitask.rounds import ONE_ROUND, Rounds
 from compressor.multitask.scoring import Gauge, Measured, require_positive
 from compressor.multitask.task import Task, telling
 from compressor.network.passes import watched
 from compressor.progress import Event, Progress
-from compressor.refit.library import LayerLibrary, make_library
+from compressor.refit.library import LayerLibrary, Source, make_libraries
 from compressor.run.data_used import data_used
 from compressor.run.pipeline import fingerprint
 from compressor.run.reading import Reading, require_layers
@@ -109,14 +108,15 @@ def _base(task: Task, request: Request, gauge: Gauge) -> Measured:
 
 def libraries_of(members: Sequence[Member], progress: Progress) -> tuple[LayerLibrary, ...]:
     """The tasks' layer libraries, with one order of channels for all."""
-    libraries = [
-        make_library(
-            m.request.model, m.reading.space, m.request.example, m.request.calibration, progress,
-            ranking=m.request.options.ranked_by, refit=m.request.options.refit,
+    sources = [
+        Source(
+            m.request.model, m.reading.space, m.request.example, m.request.calibration,
+            m.task.importance,
         )
         for m in members
     ]  # fmt: skip
-    return jointly_ranked(libraries, [m.task.importance for m in members])
+    options = members[0].request.options
+    return make_libraries(sources, progress, ranking=options.ranked_by, refit=options.refit)
 
 
 def shared_fingerprint(

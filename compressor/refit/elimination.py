@@ -25,11 +25,13 @@ class Reader:
         system: covariance or second moment with its ridge, `[G, D, D]`, float64.
         weight: `[G, O / G, D]`.
         places: the inputs of each unit, `[units, p]`, the same in every group.
+        importance: what its costs are multiplied by.
     """
 
     system: Tensor
     weight: Tensor
     places: Tensor
+    importance: float = 1.0
 
 
 def elimination_order(readers: Sequence[Reader], units: int) -> tuple[int, ...]:
@@ -37,7 +39,7 @@ def elimination_order(readers: Sequence[Reader], units: int) -> tuple[int, ...]:
 
     One at a time the unit goes whose loss costs least after its readers are refitted to what is
     left. The costs of several readers are added, each as a share of the mean square of its
-    outputs; of equal costs the earlier unit goes.
+    outputs times its importance; of equal costs the earlier unit goes.
 
     Args:
         readers: whoever reads the units, at least one.
@@ -72,7 +74,8 @@ class _State:
         places, weight = reader.places.flatten(), reader.weight.double()
         self._per_unit = reader.places.shape[1]
         self.units = torch.arange(len(reader.places))
-        self._scale = float(((weight @ reader.system) * weight).sum().clamp_min(1e-30))
+        whole = float(((weight @ reader.system) * weight).sum().clamp_min(1e-30))
+        self._scale = whole / reader.importance
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(reader.system))
         self._inverse = _part(inverse, places)
         self._weight = weight[:, :, places]

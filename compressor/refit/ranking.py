@@ -1,7 +1,9 @@
 """Which units of a channel group to keep first: five ways to tell, one signature.
 
-Every ranking takes a group and the evidence, and returns the units from the first to keep to the
-first to drop, or None where it has nothing to go by; then `magnitude` decides.
+Every ranking takes the views that one or several networks have of a group, and returns the units
+from the first to keep to the first to drop, or None where it has nothing to go by; then `magnitude`
+decides. Several networks are one architecture with weights of their own: the group has the same
+units in all of them, and one order.
 """
 
 from __future__ import annotations
@@ -42,39 +44,81 @@ class Evidence:
     gates: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-Ranking: TypeAlias = Callable[[ChannelGroup, Evidence], "Order | None"]
+@dataclass(frozen=True)
+class View:
+    """A group as one network has it.
+
+    Attributes:
+        group: with the couplings of that network.
+        evidence: of that network.
+        importance: what the network counts for, against others.
+    """
+
+    group: ChannelGroup
+    evidence: Evidence
+    importance: float = 1.0
+
+    @property
+    def units(self) -> int:
+        """How many there are to order."""
+        return len(self.group.order)
 
 
-def reconstruction(group: ChannelGroup, evidence: Evidence) -> Order | None:
-    """By what is lost once the readers are refitted to the rest, one unit at a time."""
-    units = len(group.order)
+Ranking: TypeAlias = Callable[[Sequence[View]], "Order | None"]
+
+
+def reconstruction(views: Sequence[View]) -> Order | None:
+    """By what is lost once the readers are refitted to the rest, one unit at a time.
+
+    The readers of all networks count, so that what one of them can make up for and another cannot
+    is kept.
+    """
     readers = [
-        Reader(c.system, c.weight, c.places(coupling, units))
-        for c, coupling in _consumers(group, evidence)
+        Reader(c.system, c.weight, c.places(coupling, view.units), view.importance)
+        for view in views
+        for c, coupling in _consumers(view)
     ]
-    return elimination_order(readers, units) if readers else None
+    return elimination_order(readers, views[0].units) if readers else None
 
 
-def activation(group: ChannelGroup, evidence: Evidence) -> Order | None:
+def activation(views: Sequence[View]) -> Order | None:
     """By weight times activation: ‖W[:, u]‖² · E[x_u²], as a share of each consumer's total."""
-    units = len(group.order)
-    total = torch.zeros(units, dtype=torch.float64)
-    found = list(_consumers(group, evidence))
-    for consumer, coupling in found:
-        energy = (consumer.weight.double().square().sum(1) * consumer.square).sum(0)
-        share = energy / energy.sum().clamp_min(1e-30)
-        total += share[consumer.places(coupling, units)].sum(1)
-    return _descending(total) if found else None
+    return _by_shares(views, _energy)
 
 
-def taylor(group: ChannelGroup, evidence: Evidence) -> Order | None:
+def taylor(views: Sequence[View]) -> Order | None:
     """By the diagonal of the Fisher information of a gate on the unit.
 
     With g the gradient of the loss and a the activation, it is the mean over images of (Σ g·a)²,
     the sum over positions, channels of the unit and consumers (the squared first-order Taylor term
     of Molchanov et al., arXiv 1906.10771). The loss needs no labels; see `compressor.refit.gates`.
     """
-    units = len(group.order)
+    return _by_shares(views, _information)
+
+
+def bn_scale(views: Sequence[View]) -> Order | None:
+    """By |γ| of the BatchNorms that directly follow the weights that make the channels, summed."""
+    return _by_shares(views, _scales)
+
+
+def magnitude(views: Sequence[View]) -> Order:
+    """By the L1 norms of the weights; see `magnitude_order`."""
+    return _agreed([(view.importance, _norms(view)) for view in views])
+
+
+def _energy(view: View) -> Tensor | None:
+    units = view.units
+    total = torch.zeros(units, dtype=torch.float64)
+    found = list(_consumers(view))
+    for consumer, coupling in found:
+        energy = (consumer.weight.double().square().sum(1) * consumer.square).sum(0)
+        share = energy / energy.sum().clamp_min(1e-30)
+        total += share[consumer.places(coupling, units)].sum(1)
+    return total if found else None
+
+
+def _information(view: View) -> Tensor | None:
+    group, evidence, units = view.group, view.evidence, view.units
     slopes: list[Tensor] = []
     for coupling in group.couplings:
         gates = evidence.gates.get(coupling.tensor.rpartition(".")[0])
@@ -84,11 +128,11 @@ def taylor(group: ChannelGroup, evidence: Evidence) -> Order | None:
             local = gates.reshape(len(gates), -1, size).sum(1)
             places = torch.tensor([coupling.index.positions([unit]) for unit in range(units)])
             slopes.append(local[:, places].sum(2))
-    return _descending(torch.stack(slopes).sum(0).square().mean(0)) if slopes else None
+    return torch.stack(slopes).sum(0).square().mean(0) if slopes else None
 
 
-def bn_scale(group: ChannelGroup, evidence: Evidence) -> Order | None:
-    """By |γ| of the BatchNorms that directly follow the weights that make the channels, summed."""
+def _scales(view: View) -> Tensor | None:
+    group, evidence = view.group, view.evidence
     makers = [c.tensor.rpartition(".")[0] for c in group.couplings if c.role is Role.PRODUCED]
     norms = {f"{evidence.fates[m].norm}.weight" for m in makers if m in evidence.fates}
     found = [c for c in group.couplings if c.tensor in norms]
@@ -96,12 +140,11 @@ def bn_scale(group: ChannelGroup, evidence: Evidence) -> Order | None:
     for coupling in found:
         scales = evidence.model.get_parameter(coupling.tensor).detach().double().abs().cpu()
         total += _summed(scales, coupling, len(total))
-    return _descending(total) if found else None
+    return total if found else None
 
 
-def magnitude(group: ChannelGroup, evidence: Evidence) -> Order:
-    """By the L1 norms of the weights; see `magnitude_order`."""
-    return magnitude_order(named_tensors(evidence.model), group.couplings, len(group.order))
+def _norms(view: View) -> Tensor:
+    return _magnitudes(named_tensors(view.evidence.model), view.group.couplings, view.units)
 
 
 RANKINGS: Mapping[str, Ranking] = {
@@ -141,6 +184,10 @@ def magnitude_order(
         couplings: what the units touch.
         units: number of units.
     """
+    return _descending(_magnitudes(tensors, couplings, units))
+
+
+def _magnitudes(tensors: Mapping[str, Tensor], couplings: Sequence[Coupling], units: int) -> Tensor:
     total = torch.zeros(units, dtype=torch.float64)
     for coupling in couplings:
         weight = tensors[coupling.tensor]
@@ -152,12 +199,24 @@ def magnitude_order(
         mean = sums.mean()
         if mean > 0:
             total += sums / mean
-    return _descending(total)
+    return total
 
 
-def _consumers(group: ChannelGroup, evidence: Evidence) -> Iterator[tuple[Consumer, Coupling]]:
-    for coupling in group.couplings:
-        consumer = evidence.consumers.get(coupling.tensor.rpartition(".")[0])
+def _by_shares(views: Sequence[View], scores: Callable[[View], Tensor | None]) -> Order | None:
+    """By the scores of those networks that have any."""
+    told = [(view.importance, found) for view in views if (found := scores(view)) is not None]
+    return _agreed(told) if told else None
+
+
+def _agreed(told: Sequence[tuple[float, Tensor]]) -> Order:
+    """By the units' scores in each network, as shares of their sum there, times its importance."""
+    parts = [weight * scores.cpu() / scores.sum().cpu().clamp_min(1e-30) for weight, scores in told]
+    return _descending(torch.stack(parts).sum(0))
+
+
+def _consumers(view: View) -> Iterator[tuple[Consumer, Coupling]]:
+    for coupling in view.group.couplings:
+        consumer = view.evidence.consumers.get(coupling.tensor.rpartition(".")[0])
         if coupling.role is Role.CONSUMED and consumer is not None:
             yield consumer, coupling
 
