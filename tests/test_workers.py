@@ -24,6 +24,7 @@ from compressor.errors import RunError, UsageError, WorkerError
 from compressor.progress import Event, silent
 from compressor.score.scorer import Recipes, Scorer
 from compressor.search.journal import Journal
+from compressor.space import SearchSpace
 from compressor.workers import cluster as joining
 from compressor.workers import parcel, pool
 from compressor.workers.crew import RayCrew, Staff, hired
@@ -195,7 +196,7 @@ def test_a_candidate_that_kills_twice_has_failed_with_the_reason() -> None:
     calls: Any = [(1,), (-1,), (2,)]
     made = pool.Pool(ray, 2, hire, lambda _: None)
     try:
-        found = list(RayCrew(made, ray, Staff(2), 1, silent).answers(calls, None))
+        found = list(RayCrew(made, ray, Staff(2), SearchSpace(()), silent).answers(calls, None))
     finally:
         made.close()
     assert found[::2] == [(1,), (2,)]

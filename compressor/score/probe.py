@@ -8,7 +8,9 @@ asked again around the best network found so far, layer by layer, on few unlabel
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from compressor.progress import Event, Progress, silent
 from compressor.score.judge import Judge
@@ -22,6 +24,25 @@ MOST = 512
 _FEWEST = 128  # with fewer it does not tell neighbours apart
 WORTH = 8
 """Evaluations that a probe may take."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Scores of the neighbours of a network in some of its layers.
+
+    Attributes:
+        layers: their numbers.
+        rows: for each of them the scores, by option.
+        seconds: that each of them took.
+        own: the score of the network itself, where it was asked for.
+        own_seconds: that this took.
+    """
+
+    layers: range
+    rows: tuple[Mapping[int, float], ...]
+    seconds: tuple[float, ...]
+    own: float | None = None
+    own_seconds: float = 0.0
 
 
 class Probe:
@@ -48,24 +69,56 @@ class Probe:
             For each layer and option the loss of score, below zero for a gain; 0 for the network's
             own option, infinity for options that are no neighbours.
         """
-        return self.of(base, range(len(self._space.layers)))
+        return hints(self._space, base, [self.share(base, range(len(self._space.layers)))])
 
-    def of(self, base: Architecture, layers: Sequence[int]) -> Hints:
-        """The same of some layers alone, by number in rising order; a row for each."""
-        own = self._trials.judged(base, self._judge)
-        found = []
+    def share(self, base: Architecture, layers: range, *, own: bool = True) -> Share:
+        """Scores the neighbours of a network in some of its layers, and the network itself.
+
+        Args:
+            base: the network.
+            layers: numbers in rising order.
+            own: whether the network itself is scored.
+        """
+        start = time.perf_counter()
+        score = self._trials.judged(base, self._judge) if own else None
+        took = time.perf_counter() - start
+        rows, seconds = [], []
         for number in layers:
-            layer = self._space.layers[number]
-            costs = [math.inf] * len(layer.choices)
+            start = time.perf_counter()
+            rows.append(self._scores(base, number))
+            seconds.append(time.perf_counter() - start)
+            name = self._space.layers[number].name
+            self._progress(Event("probe", number + 1, len(self._space.layers), name))
+        return Share(layers, tuple(rows), tuple(seconds), score, took)
+
+    def _scores(self, base: Architecture, number: int) -> dict[int, float]:
+        found = {}
+        for option in beside(self._space.layers[number].choices, base[number]):
+            single = with_option(base, number, option)
+            if self._space.canonical(single) == self._space.canonical(base):
+                continue  # inside of a block that is left out
+            found[option] = self._trials.judged(single, self._judge)
+        return found
+
+
+def hints(space: SearchSpace, base: Architecture, shares: Sequence[Share]) -> Hints:
+    """How much worse each neighbour is than the network, from shares that cover all layers.
+
+    Raises:
+        ValueError: none of them has scored the network itself.
+    """
+    own = next((share.own for share in shares if share.own is not None), None)
+    if own is None:
+        raise ValueError("one share must hold the score of the network itself, but none does")
+    rows: dict[int, tuple[float, ...]] = {}
+    for share in shares:
+        for number, scores in zip(share.layers, share.rows, strict=True):
+            costs = [math.inf] * len(space.layers[number].choices)
             costs[base[number]] = 0.0
-            for option in beside(layer.choices, base[number]):
-                single = with_option(base, number, option)
-                if self._space.canonical(single) == self._space.canonical(base):
-                    continue  # inside of a block that is left out
-                costs[option] = own - self._trials.judged(single, self._judge)
-            found.append(tuple(costs))
-            self._progress(Event("probe", number + 1, len(self._space.layers), layer.name))
-        return tuple(found)
+            for option, score in scores.items():
+                costs[option] = own - score
+            rows[number] = tuple(costs)
+    return tuple(rows[number] for number in range(len(space.layers)))
 
 
 def affordable(neighbours: int, refitted: int, judged: int, others: int) -> int:

@@ -12,16 +12,20 @@ import torch
 
 from compressor.errors import WorkerError
 from compressor.progress import Event, Progress
+from compressor.score.probe import Share, hints
 from compressor.score.rounds import Answer
 from compressor.score.scorer import Scorer
 from compressor.score.trials import Standard
 from compressor.search.outcome import Outcome
 from compressor.search.trend import Hints
-from compressor.space import Architecture
+from compressor.space import Architecture, SearchSpace
 from compressor.workers.cluster import connected
 from compressor.workers.parcel import pack
 from compressor.workers.pool import Call, Lost, Pool
+from compressor.workers.sharing import shares
 from compressor.workers.worker import Worker, versions
+
+_LEAST = 1e-6  # seconds of a layer without neighbours
 
 
 @dataclass(frozen=True)
@@ -52,18 +56,23 @@ class Staff:
 class RayCrew:
     """Scores candidates on workers."""
 
-    def __init__(self, pool: Pool, ray: Any, staff: Staff, layers: int, progress: Progress) -> None:
+    def __init__(
+        self, pool: Pool, ray: Any, staff: Staff, space: SearchSpace, progress: Progress
+    ) -> None:
         """Starts nothing.
 
         Args:
             pool: of `Worker` actors.
             ray: the package, connected.
             staff: how many workers there are.
-            layers: of the search space.
+            space: that is searched.
             progress: told of probes.
         """
-        self._pool, self._ray, self._staff, self._layers = pool, ray, staff, layers
+        self._pool, self._ray, self._staff, self._space = pool, ray, staff, space
         self._progress = progress
+        # Until it is known: of a layer two neighbours, which are computed from there to the end.
+        self._seconds = [2.0 * left for left in range(len(space.layers), 0, -1)]
+        self._start = float(len(space.layers))
         self._sent: tuple[Standard, Any] | None = None
 
     def answers(
@@ -83,25 +92,28 @@ class RayCrew:
                 yield found
 
     def probe(self, base: Architecture, /) -> Hints:
-        """What the neighbours of a network cost; workers take every so many layers each.
+        """What the neighbours of a network cost; workers take layers that follow each other.
 
         Raises:
             WorkerError: no worker can be had, or each dies of it.
         """
-        parts = [range(n, self._layers, self._staff.workers) for n in range(self._staff.workers)]
-        parts = [part for part in parts if len(part)]
-        rows: dict[int, tuple[float, ...]] = {}
-        found = self._pool.results([Call("probe", (base, part)) for part in parts])
-        for part, hints in zip(parts, found, strict=True):
-            if isinstance(hints, Lost):
+        layers = len(self._space.layers)
+        parts = shares(self._seconds, self._start, self._staff.workers)
+        calls = [Call("probe", (base, part, part is parts[-1])) for part in parts]
+        found: list[Share] = []
+        for answered in self._pool.results(calls):
+            if isinstance(answered, Lost):
                 raise WorkerError(
                     "the networks next to the best one are compared on workers, but those that "
-                    f"did it died: {hints.reason}; give each worker more memory, or run with fewer "
-                    "workers; the same command resumes"
+                    f"did it died: {answered.reason}; give each worker more memory, or run with "
+                    "fewer workers; the same command resumes"
                 )
-            rows |= dict(zip(part, hints, strict=True))
-            self._progress(Event("probe", len(rows), self._layers, "on workers"))
-        return tuple(rows[layer] for layer in range(self._layers))
+            found.append(answered)
+            self._progress(Event("probe", answered.layers.stop, layers, "on workers"))
+        # What it took decides on who does what next time, and on nothing that is found.
+        self._seconds = [max(each, _LEAST) for share in found for each in share.seconds]
+        self._start = found[-1].own_seconds
+        return hints(self._space, base, found)
 
     def _send(self, standard: Standard | None) -> Any:
         """Once for all workers, into Ray's store."""
@@ -144,7 +156,6 @@ def hired(scorer: Scorer, staff: Staff, progress: Progress) -> Iterator[RayCrew]
         progress(Event("workers", 0, staff.workers, "starting"))
         pool = Pool(ray, staff.workers, hire, told)
         try:
-            layers = len(scorer.library.space.layers)
-            yield RayCrew(pool, ray, staff, layers, progress)
+            yield RayCrew(pool, ray, staff, scorer.library.space, progress)
         finally:
             pool.close()

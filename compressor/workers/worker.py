@@ -11,11 +11,10 @@ from pathlib import Path
 
 import torch
 
-from compressor.score.probe import Probe
+from compressor.score.probe import Probe, Share
 from compressor.score.rounds import Answer, answer
 from compressor.score.scorer import Scorer
 from compressor.score.trials import Standard
-from compressor.search.trend import Hints
 from compressor.space import Architecture
 from compressor.versions import version_of
 from compressor.workers.parcel import unpack
@@ -57,13 +56,13 @@ class Worker:
         assert self._scorer is not None  # noqa: S101  (loaded first)
         return answer(self._scorer, architecture, standard)
 
-    def probe(self, base: Architecture, layers: Sequence[int]) -> Hints:
-        """What the neighbours of a network cost that differ from it in one of the layers."""
+    def probe(self, base: Architecture, layers: range, own: bool) -> Share:
+        """Scores the neighbours of a network in some layers, as `compressor.score.probe.Probe`."""
         assert self._scorer is not None  # noqa: S101  (loaded first)
         if self._probe is None:
             self._probe = self._scorer.probe()
         assert self._probe is not None  # noqa: S101  (asked for only where there is one)
-        return self._probe.of(base, layers)
+        return self._probe.share(base, layers, own=own)
 
 
 def versions() -> dict[str, str]:
