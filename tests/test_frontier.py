@@ -155,8 +155,9 @@ def leaning(seed: int) -> dict[str, Any]:
 
 
 def test_a_probe_finds_better_networks_for_all_budgets() -> None:
+    """Over many draws, as a single search hangs on the last digits of its arithmetic."""
     plain, probed = [], []
-    for seed in range(4):
+    for seed in range(16):
         arguments = leaning(seed)
 
         def probe(base: Architecture, told: dict[str, Any] = arguments) -> Any:
@@ -166,7 +167,7 @@ def test_a_probe_finds_better_networks_for_all_budgets() -> None:
         probed += layer_nas_frontier(**arguments, evaluations=36, probe=probe)
     gains = [b.best.score - a.best.score for a, b in zip(plain, probed, strict=True)]
     assert sum(gains) > 0
-    assert sum(gain >= 0 for gain in gains) > 0.7 * len(gains)
+    assert sum(gain > 0 for gain in gains) > sum(gain < 0 for gain in gains)
 
 
 @pytest.mark.parametrize("seed", [0, 3])
