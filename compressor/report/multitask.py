@@ -7,12 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
-from compressor.errors import RunError
-from compressor.files import write_json
-from compressor.plain import decode, encode
 from compressor.report.comparison import (
     Compared,
     comparison,
@@ -21,7 +17,7 @@ from compressor.report.comparison import (
     score_text,
 )
 from compressor.report.overview import Overview, OverviewRow
-from compressor.report.reading import read_plain
+from compressor.report.record import Form, Record
 from compressor.report.result import BudgetRow, Figures, LayerRow, Setting
 from compressor.space import Architecture
 
@@ -100,7 +96,7 @@ class LearningRow:
 
 
 @dataclass(frozen=True)
-class MultitaskSummary:
+class MultitaskSummary(Record):
     """One architecture for several tasks; the content of `multitask.json`.
 
     Attributes:
@@ -136,59 +132,22 @@ class MultitaskSummary:
     joint: JointFile | None = None
     learning: LearningRow | None = None
     schema: int = SCHEMA
+    form: ClassVar[Form] = Form(FILE_NAME, "a run for several tasks", SCHEMA)
 
     @property
     def total(self) -> float:
         """Sum of importance × loss / original's loss: what the search makes small."""
         return sum(row.importance * row.ratio for row in self.tasks)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, schema number first."""
-        return {"schema": self.schema, **encode(self)}
-
-    def write(self, run: Path) -> Path:
-        """Writes `multitask.json` into the run directory: the whole file or nothing.
-
-        Raises:
-            RunError: the directory cannot be written.
-        """
-        return write_json(run / FILE_NAME, self.to_json())
-
-    @classmethod
-    def read(cls, run: Path) -> MultitaskSummary:
-        """Reads a run directory's `multitask.json`.
-
-        Raises:
-            RunError: the file is missing, broken or of another program.
-        """
-        path = run / FILE_NAME
-        try:
-            summary = cls.from_json(read_plain(path))
-            _require_folders(run, summary)
-        except (OSError, ValueError) as error:
-            raise RunError(f"{str(path)!r} cannot be read: {error}") from error
-        return summary
-
-    @classmethod
-    def from_json(cls, data: object) -> MultitaskSummary:
-        """Inverse of `to_json`; raises `ValueError` where `data` has another form."""
-        found = data.get("schema") if isinstance(data, dict) else None
-        if found != SCHEMA:
-            raise ValueError(f"several tasks of schema {SCHEMA} are needed, but got {found!r}")
-        summary = decode(cls, data)
-        if not summary.tasks:
+    def check(self) -> None:
+        """There are tasks, in folders of the run's."""
+        super().check()
+        if not self.tasks:
             raise ValueError("a run for several tasks has tasks, but got none")
-        for row in summary.tasks:
-            if row.name in ("", ".", "..") or Path(row.name).name != row.name:
-                raise ValueError(f"a task's folder lies in the run's, but got {row.name!r}")
-        return summary
 
-
-def _require_folders(run: Path, summary: MultitaskSummary) -> None:
-    """What is written for a task must not follow a link out of the run."""
-    for row in summary.tasks:
-        if (run / row.name).is_symlink():
-            raise ValueError(f"a task's folder lies in the run, but {row.name!r} is a link")
+    def folders(self) -> Sequence[str]:
+        """One for each task."""
+        return [row.name for row in self.tasks]
 
 
 def learning_text(row: LearningRow) -> str:

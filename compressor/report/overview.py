@@ -7,14 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from compressor.budget import parse_budget
-from compressor.errors import BudgetError, RunError
-from compressor.files import write_json
-from compressor.plain import decode, encode
-from compressor.report.reading import read_plain
+from compressor.report.record import Form, Record
 from compressor.report.result import Figures, RunSummary, Setting
 
 SCHEMA = 1
@@ -39,7 +35,7 @@ class OverviewRow:
 
 
 @dataclass(frozen=True)
-class Overview:
+class Overview(Record):
     """Every network of a frontier; the content of `frontier.json`.
 
     Attributes:
@@ -61,6 +57,7 @@ class Overview:
     settings: Mapping[str, Setting] = field(default_factory=dict)
     command: str = ""
     schema: int = SCHEMA
+    form: ClassVar[Form] = Form(FILE_NAME, "a frontier", SCHEMA)
 
     @classmethod
     def of(cls, delivered: Sequence[tuple[str, RunSummary]]) -> Overview:
@@ -80,51 +77,14 @@ class Overview:
             command=last.command,
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, schema number first."""
-        return {"schema": self.schema, **encode(self)}
-
-    def write(self, run: Path) -> Path:
-        """Writes `frontier.json` into the run directory: the whole file or nothing.
-
-        Raises:
-            RunError: the directory cannot be written.
-        """
-        return write_json(run / FILE_NAME, self.to_json())
-
-    @classmethod
-    def read(cls, run: Path) -> Overview:
-        """Reads a run directory's `frontier.json`.
-
-        Raises:
-            RunError: the file is missing, broken or of another program.
-        """
-        path = run / FILE_NAME
-        try:
-            overview = cls.from_json(read_plain(path))
-            _require_folders(run, overview)
-        except (OSError, ValueError, BudgetError) as error:
-            raise RunError(f"{str(path)!r} cannot be read: {error}") from error
-        return overview
-
-    @classmethod
-    def from_json(cls, data: object) -> Overview:
-        """Inverse of `to_json`; raises `ValueError` where `data` has another form."""
-        found = data.get("schema") if isinstance(data, dict) else None
-        if found != SCHEMA:
-            raise ValueError(f"a frontier of schema {SCHEMA} is needed, but got {found!r}")
-        overview = decode(cls, data)
-        for row in overview.rows:
+    def check(self) -> None:
+        """There are networks, with budgets, in folders of the run's."""
+        super().check()
+        for row in self.rows:
             parse_budget(row.budget)
-            if row.folder in ("", ".", "..") or Path(row.folder).name != row.folder:
-                raise ValueError(f"a network's folder lies in the run's, but got {row.folder!r}")
-        if not overview.rows:
+        if not self.rows:
             raise ValueError("a frontier holds networks, but got none")
-        return overview
 
-
-def _require_folders(run: Path, overview: Overview) -> None:
-    """What is written for a network must not follow a link out of the run."""
-    for row in overview.rows:
-        if (run / row.folder).is_symlink():
-            raise ValueError(f"a network's folder lies in the run, but {row.folder!r} is a link")
+    def folders(self) -> Sequence[str]:
+        """One for each network."""
+        return [row.folder for row in self.rows]

@@ -8,14 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import ClassVar, TypeAlias
 
 from compressor.budget import UNITS, format_cost
 from compressor.device.profile import Profile
-from compressor.errors import RunError
-from compressor.files import networks_within, write_json
-from compressor.plain import decode, encode
-from compressor.report.reading import read_plain
+from compressor.files import networks_within
+from compressor.report.record import Form, Record
 from compressor.space import Architecture, Choice, Frozen, SearchSpace
 
 SCHEMA = 1
@@ -147,7 +145,7 @@ class DataRow:
 
 
 @dataclass(frozen=True)
-class RunSummary:
+class RunSummary(Record):
     """Everything that a run's reader needs; the content of `result.json`.
 
     Attributes:
@@ -201,53 +199,20 @@ class RunSummary:
     int8: Figures | None = None
     command: str = ""
     schema: int = SCHEMA
+    form: ClassVar[Form] = Form(FILE_NAME, "a result", SCHEMA)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, schema number first."""
-        return {"schema": self.schema, **encode(self)}
-
-    @classmethod
-    def from_json(cls, data: object) -> RunSummary:
-        """Inverse of `to_json`; raises `RunError` where `data` has another form."""
-        found = data.get("schema") if isinstance(data, dict) else None
-        if found != SCHEMA:
-            raise RunError(f"a result of schema {SCHEMA} is needed, but got {found!r}")
-        try:
-            summary = decode(cls, data)
-        except ValueError as error:
-            raise RunError(f"a result cannot be read: {error}") from error
-        for row in summary.budgets:
+    def check(self) -> None:
+        """Budgets are of units that there are."""
+        for row in self.budgets:
             if row.unit not in UNITS:
-                raise RunError(f"a budget is of {', '.join(UNITS)}, but got {row.unit!r:.80}")
-        return summary
-
-    def write(self, run: Path) -> Path:
-        """Writes `result.json` into the run directory: the whole file or nothing.
-
-        Raises:
-            RunError: the directory cannot be written.
-        """
-        return write_json(run / FILE_NAME, self.to_json())
+                raise ValueError(f"a budget is of {', '.join(UNITS)}, but got {row.unit!r:.80}")
 
     @classmethod
-    def read(cls, run: Path) -> RunSummary:
-        """Reads a run directory's `result.json`.
-
-        Raises:
-            RunError: the directory or the file is missing, broken or of another program.
-        """
-        path = run / FILE_NAME
-        try:
-            return cls.from_json(read_plain(path))
-        except FileNotFoundError as error:
-            raise RunError(
-                f"a finished run holds {FILE_NAME}, but there is none in {str(run)!r}; "
-                f"{_remedy(run)}"
-            ) from error
-        except (OSError, ValueError, RecursionError) as error:
-            raise RunError(f"{str(path)!r} cannot be read: {error}") from error
-        except RunError as error:
-            raise RunError(f"{str(path)!r} is not a result of this program: {error}") from error
+    def missing(cls, run: Path) -> str:
+        """Names the folders of networks where the run is one for several."""
+        return (
+            f"a finished run holds {FILE_NAME}, but there is none in {str(run)!r}; {_remedy(run)}"
+        )
 
 
 def _remedy(run: Path) -> str:
