@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import sys
 import threading
 import time
@@ -323,24 +324,88 @@ def test_workers_that_cannot_be_meant(tmp_path: Path, changes: Any, named: str) 
         compress(tmp_path / "run", **changes)
 
 
-def test_no_cluster_at_an_address_is_told() -> None:
-    class NoRay:
-        def is_initialized(self) -> bool:
-            return False
+class NoRay:
+    """A package that connects to nobody."""
 
-        def init(self, **_: Any) -> None:
-            raise ConnectionError("nobody there\nmore")
+    def is_initialized(self) -> bool:
+        return False
 
-        def shutdown(self) -> None:
-            pass
+    def init(self, **_: Any) -> None:
+        raise ConnectionError("nobody there\nmore")
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(joining, "require_ray", NoRay)
+    def shutdown(self) -> None:
+        pass
+
+
+def test_no_cluster_at_an_address_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joining, "require_ray", NoRay)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
         with (
-            pytest.raises(UsageError, match="no cluster answers at somewhere:1: nobody there;"),
-            joining.connected("somewhere:1", 1),
+            pytest.raises(UsageError, match=f"no cluster answers at {address}: nobody there;"),
+            joining.connected(address, 1),
         ):
             pass
+
+
+@pytest.mark.parametrize("kind", ["{}", "ray://{}"])
+def test_an_address_where_nothing_listens_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    class Waits(NoRay):
+        def init(self, **_: Any) -> None:
+            pytest.fail("Ray would try for minutes")
+
+    monkeypatch.setattr(joining, "require_ray", Waits)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    address = kind.format(f"127.0.0.1:{port}")
+    with pytest.raises(UsageError, match=r"no cluster answers at .*refused"):
+        joining.require_cluster(address)
+    with (
+        pytest.raises(UsageError, match=r"no cluster answers at .*refused"),
+        joining.connected(address, 1),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("address", "token", "mode", "shown"),
+    [
+        ("auto", True, None, "token"),
+        ("auto", False, None, None),
+        ("auto", True, "disabled", "disabled"),
+        (None, True, None, None),
+    ],
+)
+def test_a_cluster_is_shown_the_token_that_ray_has_put_down(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    address: str | None,
+    token: bool,
+    mode: str | None,
+    shown: str | None,
+) -> None:
+    """Else a cluster of `ray start` on this very machine refuses whoever connects."""
+    found: list[str | None] = []
+
+    class Notes(NoRay):
+        def init(self, **_: Any) -> None:
+            found.append(os.environ.get("RAY_AUTH_MODE"))
+
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    if mode is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    if token:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("secret")
+    monkeypatch.setattr(joining, "require_ray", Notes)
+    with joining.connected(address, 1):
+        pass
+    assert found == [shown]
+    assert os.environ.get("RAY_AUTH_MODE") == mode
 
 
 def test_tensors_of_a_gpu_are_put_on_the_workers_own(monkeypatch: pytest.MonkeyPatch) -> None:

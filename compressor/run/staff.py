@@ -10,7 +10,7 @@ from compressor.progress import Progress
 from compressor.run.request import Request
 from compressor.score.rounds import Alone, Crew
 from compressor.score.scorer import Guide, Scorer
-from compressor.workers.cluster import require_ray
+from compressor.workers.cluster import require_cluster
 from compressor.workers.crew import Staff, hired
 
 
@@ -18,10 +18,10 @@ def require_workers(request: Request) -> None:
     """Returns if the workers of a run could be started; nothing is started.
 
     Raises:
-        UsageError: Ray is needed, and not installed.
+        UsageError: Ray is needed and not installed, or there is no cluster at its address.
     """
     if _elsewhere(request):
-        require_ray()
+        require_cluster(request.options.ray)
 
 
 @contextmanager
