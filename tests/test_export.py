@@ -285,3 +285,23 @@ def test_attention_over_windows_exports(tmp_path: Path) -> None:
     torch.manual_seed(0)
     report = export_onnx(Windows(), (torch.randn(1, 12, 8),), tmp_path / "windows.onnx")
     assert report.max_difference < 1e-5
+
+
+class Clipped(nn.Module):
+    """Two layers that clip one tensor each by bounds of its own, as quantisation-aware ones do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 3), nn.Linear(4, 3)
+        self.register_buffer("bounds", torch.tensor([-0.5, 0.5, -1.0, 1.5]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        low, high, lower, higher = self.bounds
+        return self.one(x.clamp(low, high)) + self.two(x.clamp(lower, higher))
+
+
+def test_one_tensor_clipped_twice_exports(tmp_path: Path) -> None:
+    """torch's optimiser names the bounds of both by that tensor, and loses those of one."""
+    torch.manual_seed(0)
+    report = export_onnx(Clipped().eval(), (torch.randn(2, 4),), tmp_path / "model.onnx")
+    assert report.path.exists()

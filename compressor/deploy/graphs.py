@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from typing import cast
+from typing import Any, cast
 
 import onnx
 import torch
@@ -28,7 +28,9 @@ def traced(
 ) -> tuple[onnx.ModelProto, frozenset[str], dict[str, str]]:
     """The exported graph, the names of parameters that the forward pass never reads, and scopes.
 
-    A scope is the path of the module whose code made an operator, here by its first output.
+    A scope is the path of the module whose code made an operator, here by its first output. Where
+    the exporter's optimiser breaks the graph, it comes without (`clamp` by tensors, twice of one
+    tensor: the second one's bounds are lost).
     """
     if dynamic:
         # Tracing takes a size of 1 for a constant; 2 stands for any batch.
@@ -37,18 +39,9 @@ def traced(
     try:
         with quiet(), torch.no_grad(), FourDimensional():
             make_known(model(*inputs))
-            program = torch.onnx.export(
-                model,
-                inputs,
-                dynamo=True,
-                external_data=False,
-                opset_version=opset,
-                dynamic_shapes=tuple(dims) if dynamic else None,
-                optimize=optimize,
-                verbose=False,
-            )
-            # None is only for the older exporter, which is not asked for.
-            program = cast(torch.onnx.ONNXProgram, program)
+            program = _program(model, inputs, opset, tuple(dims) if dynamic else None, optimize)
+            if optimize and _is_broken(program.model_proto):
+                program = _program(model, inputs, opset, tuple(dims) if dynamic else None, False)
             proto = program.model_proto
             scopes = _scopes(proto)
             _forget_sources(proto)
@@ -58,6 +51,38 @@ def traced(
             f"torch cannot export the network: {reason_of(error)}"
             + (f"; {REMEDY}" if dynamic else "")
         ) from error
+
+
+def _program(
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    opset: int | None,
+    dims: tuple[Any, ...] | None,
+    optimize: bool,
+) -> torch.onnx.ONNXProgram:
+    program = torch.onnx.export(
+        model,
+        inputs,
+        dynamo=True,
+        external_data=False,
+        opset_version=opset,
+        dynamic_shapes=dims,
+        optimize=optimize,
+        verbose=False,
+    )
+    # None is only for the older exporter, which is not asked for.
+    return cast(torch.onnx.ONNXProgram, program)
+
+
+def _is_broken(proto: onnx.ModelProto) -> bool:
+    """Whether an operator reads what nothing in the graph makes."""
+    graph = proto.graph
+    known = {"", *(given.name for given in (*graph.input, *graph.initializer))}
+    for node in graph.node:
+        if not known.issuperset(node.input):
+            return True
+        known.update(node.output)
+    return False
 
 
 def _scopes(proto: onnx.ModelProto) -> dict[str, str]:
