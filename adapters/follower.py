@@ -263,6 +263,7 @@ class Follower:
         (places,) = led((weight.places,), factor.dim())
         if not overlap(factor, places):
             return  # one number for all channels
+        both = [d for d in range(factor.dim()) if factor.shape[d] > 1 and places.shape[d] > 1]
         ids, places = (t.reshape(-1) for t in torch.broadcast_tensors(factor, places))  # type: ignore[no-untyped-call]
         ids, spread = self.classes.roots(ids), replace(weight, places=places)
         for dim, size in enumerate(weight.shape):
@@ -270,7 +271,8 @@ class Follower:
             if len(torch.unique(at)) == len(at) and len(torch.unique(roots)) > 1:
                 self.classes.meet(weight.name, dim, size, role, at, roots)
                 return
-        self.classes.keep(factor, f"{weight.name!r} does not follow its channels")
+        # Angles that turn the queries of all heads alike do not follow; whole heads can still go.
+        self.mixed(factor, both, f"{weight.name!r} does not follow its channels")
 
     def stands_for(self, known: Weight | Factors) -> Factors:
         """Identities of an activation, or of a parameter's elements, as far as they are known."""

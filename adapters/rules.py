@@ -188,8 +188,11 @@ def _group_norm(follower: Follower, args: Any, arguments: Mapping[str, Any], out
 
 
 def _cat(follower: Follower, args: Any, kwargs: Any, out: Tensor) -> None:
-    """Along the dimension identities follow each other; along others they are tied."""
-    pieces = [t for t in args[0] if t.dim() == out.dim()]
+    """Along the dimension identities follow each other; along others they are tied.
+
+    Empty tensors bring nothing: code for tokens before the others often has none of them.
+    """
+    pieces = [t for t in args[0] if t.numel()]
     dim = kwargs.get("dim", 0) % out.dim()
     known = [follower.own(t) for t in pieces]
     shapes = [tuple(1 if d == dim else n for d, n in enumerate(t.shape)) for t in pieces]

@@ -249,6 +249,47 @@ def test_keys_and_values_that_several_heads_read_go_with_all_of_them():
     assert len(layer.group.order) == 2
 
 
+class Turned(nn.Module):
+    """Attention whose queries are turned by angles in buffers, but those of the first tokens."""
+
+    def __init__(self, first, halves):
+        super().__init__()
+        self.embed, self.out, self.first, self.halves = (
+            nn.Linear(8, 12),
+            nn.Linear(32, 12),
+            first,
+            halves,
+        )
+        self.qkv, self.head = nn.Linear(12, 96), nn.Linear(12, 3)
+        self.register_buffer("sin", torch.randn(6 - first, 8))
+        self.register_buffer("cos", torch.randn(6 - first, 8))
+
+    def turn(self, x):
+        one, two = x.chunk(2, -1) if self.halves == "chunk" else (x[..., :4], x[..., 4:])
+        return x * self.cos + torch.cat((-two, one), -1) * self.sin
+
+    def forward(self, x):
+        x = self.embed(x)
+        n, tokens, _ = x.shape
+        q, k, v = self.qkv(x).reshape(n, tokens, 3, 4, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k = (
+            torch.cat((t[:, :, : self.first], self.turn(t[:, :, self.first :])), 2) for t in (q, k)
+        )
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return self.head((x + self.out(y)).mean(1))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("halves", ["chunk", "slices"])
+def test_heads_that_are_turned_by_the_same_angles_are_cut_as_a_whole(first, halves):
+    """Also where no token comes first, and an empty tensor is put before the others."""
+    torch.manual_seed(0)
+    layers = {layer.name: layer for layer in proved(Turned(first, halves), TOKENS).layers}
+    assert layers.keys() == {"embed", "qkv"}
+    assert set(layers["qkv"].modules) == {"qkv", "out"}
+    assert len(layers["qkv"].group.order) == 4
+
+
 def test_one_head_alone_is_kept():
     torch.manual_seed(0)
     problems = reasons(Attention(heads=1), TOKENS)
