@@ -305,3 +305,30 @@ def test_one_tensor_clipped_twice_exports(tmp_path: Path) -> None:
     torch.manual_seed(0)
     report = export_onnx(Clipped().eval(), (torch.randn(2, 4),), tmp_path / "model.onnx")
     assert report.path.exists()
+
+
+class All(nn.Module):
+    """Reads as many inputs as come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 3), nn.Linear(5, 3)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.one(inputs[0]) + self.two(inputs[1])
+
+
+class AllOthers(All):
+    """The first by a name of its own."""
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        return self.one(x) + self.two(others[0])
+
+
+@pytest.mark.parametrize("network", [All, AllOthers])
+def test_a_network_that_reads_as_many_inputs_as_come_exports(tmp_path: Path, network) -> None:
+    example = (torch.randn(2, 4), torch.randn(2, 5))
+    report = export_onnx(network().eval(), example, tmp_path / "model.onnx")
+    shapes = [given.shape for given in create_session(report.path, Settings()).get_inputs()]
+    assert [shape[1] for shape in shapes] == [4, 5]
+    assert all(isinstance(shape[0], str) for shape in shapes)

@@ -37,8 +37,10 @@ search layers, part of the seconds, and beside it the time that a core worked at
 torchvision's detectors it is the backbone, whose feature maps stay as they are.
 
 {done} of the {every} networks are shown, with torch {torch}, torchvision {torchvision} and timm
-{timm}, one thread each, beside other work on two cores, so that times are too long. Each had 300 s.
-All rows with a reading time are of one commit; the other three were stopped on an earlier one.
+{timm}, one thread each, beside other work on two cores, so that times are too long. Each had 300 s
+and 12 GiB of address space, and timm's largest vision transformers (deepseek, gemma4, qwen3), which
+compute 295 to 516 GMAdds, 900 s: `--seconds`, `--memory`. These three, BEiT, DINOv3 and MViTv2 are
+of a later commit than the others, on which attention heads are found in more networks.
 
 {peer}{table}
 
@@ -47,7 +49,8 @@ All rows with a reading time are of one commit; the other three were stopped on 
 _PEER = """\
 "torch-pruning" is its `BasePruner` with 30 % of the channels taken from every layer but the last,
 where it was run: `runs` to outputs of the right shapes with the share of MAdds left, or why not.
-Whether what runs computes the right thing was not checked. Each had 45 to 60 s.
+Whether what runs computes the right thing was not checked. Each had 45 to 60 s; most that fail do
+so in the first five.
 
 """
 

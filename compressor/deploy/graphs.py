@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import inspect
+from collections.abc import Sequence
 from typing import Any, cast
 
 import onnx
@@ -35,13 +37,14 @@ def traced(
     if dynamic:
         # Tracing takes a size of 1 for a constant; 2 stands for any batch.
         inputs = with_batch(inputs, 2)
-    dims = [{0: torch.export.Dim("batch")} if carries else {} for carries in batched(inputs)]
+    sizes = [{0: torch.export.Dim("batch")} if carries else {} for carries in batched(inputs)]
+    dims = _by_parameter(model, sizes) if dynamic else None
     try:
         with quiet(), torch.no_grad(), FourDimensional():
             make_known(model(*inputs))
-            program = _program(model, inputs, opset, tuple(dims) if dynamic else None, optimize)
+            program = _program(model, inputs, opset, dims, optimize)
             if optimize and _is_broken(program.model_proto):
-                program = _program(model, inputs, opset, tuple(dims) if dynamic else None, False)
+                program = _program(model, inputs, opset, dims, False)
             proto = program.model_proto
             scopes = _scopes(proto)
             _forget_sources(proto)
@@ -51,6 +54,15 @@ def traced(
             f"torch cannot export the network: {reason_of(error)}"
             + (f"; {REMEDY}" if dynamic else "")
         ) from error
+
+
+def _by_parameter(model: nn.Module, each: Sequence[Any]) -> tuple[Any, ...]:
+    """What is told of each input, as torch.export takes it: all of `*inputs` in one place."""
+    kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return tuple(each)
+    named = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*each[:named], tuple(each[named:]))
 
 
 def _program(
