@@ -39,8 +39,8 @@ torchvision's detectors it is the backbone, whose feature maps stay as they are.
 {done} of the {every} networks are shown, with torch {torch}, torchvision {torchvision} and timm
 {timm}, one thread each, beside other work on two cores, so that times are too long. Each had 300 s
 and 12 GiB of address space, and timm's largest vision transformers (deepseek, gemma4, qwen3), which
-compute 295 to 516 GMAdds, 900 s: `--seconds`, `--memory`. These three, BEiT, DINOv3 and MViTv2 are
-of a later commit than the others, on which attention heads are found in more networks.
+compute 295 to 516 GMAdds, 900 s: `--seconds`, `--memory`. These three, BEiT, DINOv3, MViTv2 and
+NaFlexViT are of later commits than the others; attention heads are found in more networks there.
 
 {peer}{table}
 
