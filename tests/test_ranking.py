@@ -18,7 +18,7 @@ from compressor.network.proof import tell_channels_apart
 from compressor.network.verify import verify_space
 from compressor.refit.gates import gate_slopes
 from compressor.refit.library import LayerLibrary, Source, make_libraries, make_library
-from compressor.refit.ranking import RANKINGS
+from compressor.refit.ranking import RANKINGS, _agreed
 from compressor.run.request import Options
 from compressor.space import SearchLayer, SearchSpace
 from tests import networks
@@ -305,3 +305,12 @@ def test_what_one_network_cannot_do_without_is_kept_for_both() -> None:
         library, _ = make_libraries(read)
         kept = set(order(library, "first")[:2])
         assert kept in ({0, 3}, {1, 2})
+
+
+def test_scores_of_one_network_that_hardly_differ_keep_their_order() -> None:
+    """Shares of a sum are rounded, which would make equals of them."""
+    higher = torch.tensor(0.7, dtype=torch.float64)
+    lower = torch.nextafter(higher, torch.zeros_like(higher))
+    pairs = torch.stack([lower, higher] * 50)
+    found = _agreed([(3.0, pairs)])
+    assert found == (*range(1, 100, 2), *range(0, 100, 2))

@@ -14,6 +14,9 @@ from compressor.device.profile import NodeTime, Profile
 from compressor.errors import RunError
 from compressor.files import write_text
 from compressor.plain import decode, encode
+from compressor.report.multitask import MultitaskSummary
+from compressor.report.overview import Overview
+from compressor.report.record import Record
 from compressor.report.result import (
     BudgetRow,
     Figures,
@@ -206,3 +209,18 @@ def test_what_no_page_could_show_is_refused(tmp_path: Path, text: str, said: str
     (tmp_path / "result.json").write_text(text)
     with pytest.raises(RunError, match=said):
         RunSummary.read(tmp_path)
+
+
+@pytest.mark.parametrize("record", [RunSummary, Overview, MultitaskSummary])
+def test_a_file_that_is_missing_is_told_with_the_command_that_writes_it(
+    tmp_path: Path, record: type[Record]
+) -> None:
+    with pytest.raises(RunError, match=r"there is none in .*`compressor compress.*` writes it"):
+        record.read(tmp_path)
+
+
+@pytest.mark.parametrize("record", [RunSummary, Overview, MultitaskSummary])
+def test_a_file_of_another_schema_is_refused(tmp_path: Path, record: type[Record]) -> None:
+    (tmp_path / record.form.file).write_text('{"schema": 99}')
+    with pytest.raises(RunError, match=r"schema 1 is needed, but got 99"):
+        record.read(tmp_path)

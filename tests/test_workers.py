@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -324,8 +325,14 @@ def test_workers_that_cannot_be_meant(tmp_path: Path, changes: Any, named: str) 
         compress(tmp_path / "run", **changes)
 
 
+class RefusedError(Exception):
+    """As Ray's own errors, which have no base but `Exception`."""
+
+
 class NoRay:
     """A package that connects to nobody."""
+
+    exceptions = SimpleNamespace(RayError=RefusedError)
 
     def is_initialized(self) -> bool:
         return False
@@ -346,6 +353,25 @@ def test_no_cluster_at_an_address_is_told(monkeypatch: pytest.MonkeyPatch) -> No
             joining.connected(address, 1),
         ):
             pass
+
+
+def test_a_token_that_cannot_be_had_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refuses(NoRay):
+        def init(self, **_: Any) -> None:
+            raise RefusedError("the file of the token is empty")
+
+    monkeypatch.setattr(joining, "require_ray", Refuses)
+    with (
+        pytest.raises(UsageError, match=r"token is empty; .*ray get-auth-token"),
+        joining.connected("auto", 1),
+    ):
+        pass
+
+
+def test_a_name_that_no_machine_has_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joining, "require_ray", NoRay)
+    with pytest.raises(UsageError, match=r"no cluster answers at a\.\.b:1"):
+        joining.require_cluster("a..b:1")
 
 
 @pytest.mark.parametrize("kind", ["{}", "ray://{}"])
@@ -392,6 +418,7 @@ def test_a_cluster_is_shown_the_token_that_ray_has_put_down(
     class Notes(NoRay):
         def init(self, **_: Any) -> None:
             found.append(os.environ.get("RAY_AUTH_MODE"))
+            os.environ["RAY_AUTH_MODE"] = "token"  # as Ray does where it starts a cluster
 
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
         monkeypatch.delenv(name, raising=False)

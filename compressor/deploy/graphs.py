@@ -42,10 +42,9 @@ def traced(
     try:
         with quiet(), torch.no_grad(), FourDimensional():
             make_known(model(*inputs))
-            program = _program(model, inputs, opset, dims, optimize)
-            if optimize and _is_broken(program.model_proto):
-                program = _program(model, inputs, opset, dims, False)
-            proto = program.model_proto
+            program, proto = _exported(model, inputs, opset, dims, optimize)
+            if optimize and _is_broken(proto):
+                program, proto = _exported(model, inputs, opset, dims, False)
             scopes = _scopes(proto)
             _forget_sources(proto)
             return proto, _unread(program), scopes
@@ -62,16 +61,18 @@ def _by_parameter(model: nn.Module, each: Sequence[Any]) -> tuple[Any, ...]:
     if inspect.Parameter.VAR_POSITIONAL not in kinds:
         return tuple(each)
     named = kinds.index(inspect.Parameter.VAR_POSITIONAL)
-    return (*each[:named], tuple(each[named:]))
+    others = tuple(each[named:])
+    return (*each[:named], others) if others else tuple(each)  # nothing is told of none
 
 
-def _program(
+def _exported(
     model: nn.Module,
     inputs: tuple[Tensor, ...],
     opset: int | None,
     dims: tuple[Any, ...] | None,
     optimize: bool,
-) -> torch.onnx.ONNXProgram:
+) -> tuple[torch.onnx.ONNXProgram, onnx.ModelProto]:
+    """The program and its graph, which is written anew whenever the program is asked for it."""
     program = torch.onnx.export(
         model,
         inputs,
@@ -83,7 +84,8 @@ def _program(
         verbose=False,
     )
     # None is only for the older exporter, which is not asked for.
-    return cast(torch.onnx.ONNXProgram, program)
+    program = cast(torch.onnx.ONNXProgram, program)
+    return program, program.model_proto
 
 
 def _is_broken(proto: onnx.ModelProto) -> bool:

@@ -123,7 +123,7 @@ def shared_fingerprint(
     members: Sequence[Member], per: str, rounds: Rounds = ONE_ROUND
 ) -> Mapping[str, Any]:
     """What an evaluation or the rounds depend on; a run with another one does not resume."""
-    found: dict[str, Any] = {"per": per, **rounds.fingerprint}
+    found: dict[str, Any] = {"per": per, "channels": "ranked together", **rounds.fingerprint}
     for m in members:
         own = fingerprint(m.request, m.reading)
         own |= {"head": list(m.task.heads), "importance": m.task.importance}

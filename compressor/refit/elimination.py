@@ -25,7 +25,7 @@ class Reader:
         system: covariance or second moment with its ridge, `[G, D, D]`, float64.
         weight: `[G, O / G, D]`.
         places: the inputs of each unit, `[units, p]`, the same in every group.
-        importance: what its costs are multiplied by.
+        importance: what its costs are multiplied by; above 0.
     """
 
     system: Tensor

@@ -70,7 +70,7 @@ class Source:
         space: its search space, with any channel orders.
         example: inputs `[N, …]`.
         calibration: batches; targets are not used.
-        importance: what its channels count for, beside those of other networks.
+        importance: what its channels count for, beside those of other networks; above 0.
     """
 
     model: nn.Module

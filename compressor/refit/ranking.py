@@ -210,6 +210,8 @@ def _by_shares(views: Sequence[View], scores: Callable[[View], Tensor | None]) -
 
 def _agreed(told: Sequence[tuple[float, Tensor]]) -> Order:
     """By the units' scores in each network, as shares of their sum there, times its importance."""
+    if len(told) == 1:
+        return _descending(told[0][1].cpu())  # a share would round, and make equal what is not
     parts = [weight * scores.cpu() / scores.sum().cpu().clamp_min(1e-30) for weight, scores in told]
     return _descending(torch.stack(parts).sum(0))
 

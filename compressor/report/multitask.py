@@ -132,7 +132,12 @@ class MultitaskSummary(Record):
     joint: JointFile | None = None
     learning: LearningRow | None = None
     schema: int = SCHEMA
-    form: ClassVar[Form] = Form(FILE_NAME, "a run for several tasks", SCHEMA)
+    form: ClassVar[Form] = Form(
+        FILE_NAME,
+        "a run for several tasks",
+        SCHEMA,
+        "`compressor compress-multitask` writes it",
+    )
 
     @property
     def total(self) -> float:

@@ -57,7 +57,9 @@ class Overview(Record):
     settings: Mapping[str, Setting] = field(default_factory=dict)
     command: str = ""
     schema: int = SCHEMA
-    form: ClassVar[Form] = Form(FILE_NAME, "a frontier", SCHEMA)
+    form: ClassVar[Form] = Form(
+        FILE_NAME, "a frontier", SCHEMA, "`compressor compress --frontier` writes it"
+    )
 
     @classmethod
     def of(cls, delivered: Sequence[tuple[str, RunSummary]]) -> Overview:

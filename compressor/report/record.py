@@ -21,11 +21,13 @@ class Form:
         file: its name in a run directory.
         what: what it holds, in words such as `a result`.
         schema: grows whenever a key changes its meaning.
+        remedy: how to come by one.
     """
 
     file: str
     what: str
     schema: int
+    remedy: str
 
 
 class Record:
@@ -81,7 +83,7 @@ class Record:
         path = run / cls.form.file
         try:
             record = cls.from_json(read_plain(path))
-            require_no_links(run, record.folders())
+            _require_no_links(run, record.folders())
         except FileNotFoundError as error:
             raise RunError(cls.missing(run)) from error
         except (OSError, ValueError, RecursionError, RunError) as error:
@@ -91,7 +93,8 @@ class Record:
     @classmethod
     def missing(cls, run: Path) -> str:
         """What to say of a run directory without the file."""
-        return f"{cls.form.what} is in {cls.form.file}, but there is none in {str(run)!r}"
+        form = cls.form
+        return f"{form.what} is in {form.file}, but there is none in {str(run)!r}; {form.remedy}"
 
     def check(self) -> None:
         """Raises `ValueError` or an error of ours where values cannot be meant."""
@@ -104,7 +107,7 @@ class Record:
         return ()
 
 
-def require_no_links(run: Path, folders: Sequence[str]) -> None:
+def _require_no_links(run: Path, folders: Sequence[str]) -> None:
     """What is written for a network must not follow a link out of the run.
 
     Raises:

@@ -199,7 +199,7 @@ class RunSummary(Record):
     int8: Figures | None = None
     command: str = ""
     schema: int = SCHEMA
-    form: ClassVar[Form] = Form(FILE_NAME, "a result", SCHEMA)
+    form: ClassVar[Form] = Form(FILE_NAME, "a result", SCHEMA, "`compressor compress` writes it")
 
     def check(self) -> None:
         """Budgets are of units that there are."""
@@ -218,7 +218,7 @@ class RunSummary(Record):
 def _remedy(run: Path) -> str:
     inner = networks_within(run)
     if not inner:
-        return "`compressor compress` writes it"
+        return RunSummary.form.remedy
     return (
         f"it is a run for several networks: name the folder of one, {' or '.join(inner[:_SHOWN])}"
     )

@@ -20,6 +20,7 @@ _QUIET = {
 }
 
 _TOKENS = "`ray get-auth-token` tells it, ~/.ray/auth_token or RAY_AUTH_TOKEN holds it"
+_MODE = "RAY_AUTH_MODE"
 _PATIENCE = 10.0  # seconds until something listens
 
 
@@ -82,7 +83,7 @@ def connected(address: str | None, cpus: int) -> Iterator[Any]:
         try:
             try:
                 ray.init(log_to_driver=False, logging_level="ERROR", **where)
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
                 raise _none(address, str(error) or type(error).__name__) from error
             yield ray
         finally:
@@ -100,7 +101,7 @@ def _require_somebody(address: str) -> None:
         return  # `auto`, or what Ray may understand
     try:
         socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise _none(address, str(error)) from error
 
 
@@ -122,7 +123,7 @@ def _wanted(address: str | None) -> dict[str, str]:
     if address is not None and _has_token():
         # `ray start` asks for a token as soon as there is one, but whoever connects does not show
         # it unless told to (Ray 2.60). A cluster that asks for none takes it as well.
-        wanted["RAY_AUTH_MODE"] = "token"
+        wanted[_MODE] = "token"
     return {name: value for name, value in wanted.items() if name not in os.environ}
 
 
@@ -133,10 +134,17 @@ def _has_token() -> bool:
 
 @contextmanager
 def _set(variables: Mapping[str, str]) -> Iterator[None]:
-    """Variables of the environment, for as long as the block takes."""
+    """Variables of the environment, for as long as the block takes.
+
+    Ray sets `RAY_AUTH_MODE` too where it starts a cluster; that also ends with the block.
+    """
+    before = {name: os.environ.get(name) for name in (*variables, _MODE)}
     os.environ.update(variables)
     try:
         yield
     finally:
-        for name in variables:
-            os.environ.pop(name, None)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -65,7 +65,7 @@ class RayCrew:
             pool: of `Worker` actors.
             ray: the package, connected.
             staff: how many workers there are.
-            space: that is searched.
+            space: that is searched; with a layer at least where there are probes.
             progress: told of probes.
         """
         self._pool, self._ray, self._staff, self._space = pool, ray, staff, space
@@ -111,9 +111,16 @@ class RayCrew:
             found.append(answered)
             self._progress(Event("probe", answered.layers.stop, layers, "on workers"))
         # What it took decides on who does what next time, and on nothing that is found.
-        self._seconds = [max(each, _LEAST) for share in found for each in share.seconds]
         self._start = found[-1].own_seconds
+        self._seconds = [seconds for share in found for seconds in self._own_seconds(share)]
         return hints(self._space, base, found)
+
+    def _own_seconds(self, share: Share) -> list[float]:
+        """What each layer took without coming there, which a share without the network needs."""
+        first, *others = share.seconds
+        if share.own is None and share.layers.start > 0:
+            first -= self._start
+        return [max(each, _LEAST) for each in (first, *others)]
 
     def _send(self, standard: Standard | None) -> Any:
         """Once for all workers, into Ray's store."""
