@@ -16,6 +16,7 @@ from adapters.generic import GenericAdapter
 from adapters.identities import follow
 from adapters.limits import Limits, within
 from compressor.errors import AdapterError
+from compressor.run import reading
 
 
 def test_code_that_never_returns_is_ended() -> None:
@@ -83,3 +84,20 @@ def test_kernels_remain_choices_where_no_graph_can_be_built_in_time(monkeypatch:
 def _endless() -> None:
     while True:
         time.sleep(0.001)
+
+
+def test_a_network_too_large_to_be_proved_is_an_error_of_ours(monkeypatch: Any) -> None:
+    raised = RuntimeError(
+        "DefaultCPUAllocator: can't allocate memory: 9 bytes"
+    )
+
+    def fails(*_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(reading, "verify_space", fails)
+    net, example = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), (torch.zeros(2, 4),)
+    with pytest.raises(AdapterError, match=r"memory ran out .*0\.0 GiB.*more memory"):
+        reading.read_network(net, example)
+    raised = RuntimeError("something else")
+    with pytest.raises(RuntimeError, match="something else"):
+        reading.read_network(net, example)

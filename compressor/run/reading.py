@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import nn
@@ -14,6 +16,7 @@ from compressor.network.data import Inputs
 from compressor.network.verify import verify_space
 from compressor.progress import Event, Progress, silent
 from compressor.refit.consumers import only_sliced
+from compressor.score.few import out_of_memory
 from compressor.space import Frozen, SearchSpace
 
 
@@ -56,10 +59,11 @@ def read_network(
     Raises:
         DataError: the model does not run on the example.
         UsageError: there is no such adapter, or it finds no blocks.
+        AdapterError: memory runs out.
     """
     progress(Event("read", 0, 1, "tracing the network"))
     reader = find_adapter(adapter, drop_blocks=drop_blocks)
-    with evaluating(model):
+    with _telling_of_memory(model), evaluating(model):
         counted = count(model, example)  # says so where the network does not run
         described = reader.read(model, example)
         progress(Event("read", 1, 1, f"{len(described.layers)} search layers"))
@@ -71,6 +75,22 @@ def read_network(
         params_table(space, counted.tensors),
         only_sliced(model, space, single(example)),
     )
+
+
+@contextmanager
+def _telling_of_memory(model: nn.Module) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        size = sum(p.numel() * p.element_size() for p in model.parameters())
+        raise AdapterError(
+            "search layers are proved on copies of the network, also in double precision, but "
+            f"memory ran out (the weights take {size / 2**30:.1f} GiB, all copies may take "
+            "eight times as much, besides activations); give a smaller example input, or more "
+            "memory"
+        ) from error
 
 
 def require_layers(reading: Reading) -> None:
