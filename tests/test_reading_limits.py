@@ -87,9 +87,7 @@ def _endless() -> None:
 
 
 def test_a_network_too_large_to_be_proved_is_an_error_of_ours(monkeypatch: Any) -> None:
-    raised = RuntimeError(
-        "DefaultCPUAllocator: can't allocate memory: 9 bytes"
-    )
+    raised = RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")
 
     def fails(*_: object) -> None:
         raise raised
