@@ -65,9 +65,15 @@ def same(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and bool((one == other).all())
 
 
+def shared(one: Tensor, other: Tensor) -> list[int]:
+    """The dimensions along which both change."""
+    sizes = zip(one.shape, other.shape, strict=True)
+    return [dim for dim, (a, b) in enumerate(sizes) if a > 1 and b > 1]
+
+
 def overlap(one: Tensor, other: Tensor) -> bool:
     """Whether both change along one dimension."""
-    return any(a > 1 and b > 1 for a, b in zip(one.shape, other.shape, strict=True))
+    return bool(shared(one, other))
 
 
 def constant(tensor: Tensor, dim: int) -> bool:

@@ -21,6 +21,7 @@ from adapters.elements import (
     own_sizes,
     pairs,
     same,
+    shared,
 )
 from compressor.coupling import Role
 from compressor.network.counting import product_name
@@ -242,7 +243,7 @@ class Follower:
         if one.shape == other.shape or loose is None:
             return False
         channels = other if loose is one else one
-        both = [d for d in range(one.dim()) if one.shape[d] > 1 and other.shape[d] > 1]
+        both = shared(one, other)
         reason = "it meets a parameter that does not follow it"
         self.classes.keep(loose, reason)
         self.mixed(channels, both, reason)
@@ -261,9 +262,9 @@ class Follower:
     def through(self, weight: Weight, factor: Tensor, role: Role = Role.THROUGH) -> None:
         """A parameter that acts on each channel alone."""
         (places,) = led((weight.places,), factor.dim())
-        if not overlap(factor, places):
+        both = shared(factor, places)
+        if not both:
             return  # one number for all channels
-        both = [d for d in range(factor.dim()) if factor.shape[d] > 1 and places.shape[d] > 1]
         ids, places = (t.reshape(-1) for t in torch.broadcast_tensors(factor, places))  # type: ignore[no-untyped-call]
         ids, spread = self.classes.roots(ids), replace(weight, places=places)
         for dim, size in enumerate(weight.shape):
